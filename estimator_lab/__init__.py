@@ -1,0 +1,1 @@
+"""Measure bias, variance and cosine similarity of gradient estimators."""

@@ -1,0 +1,317 @@
+"""The walk through the sites: the only place that knows the replicate axis, vmap and autograd."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from estimator_lab.errors import MeasurementError, UsageError
+from estimator_lab.estimator import Estimator
+from estimator_lab.noise import MonteCarlo, Noise, derive_seed
+from estimator_lab.problem import Problem
+from estimator_lab.site import Site
+
+Key = tuple[str, str]
+"""``("unit", site)``, ``("weight", name)``, or ``("layer", site)`` for the weights that feed a site."""
+
+Weights = Mapping[str, Tensor]
+Tensors = tuple[Tensor, ...]
+
+@dataclass
+class Tally:
+    """What one replicate costs.
+
+    Attributes:
+        losses: evaluations of the loss.
+        backwards: evaluations of the loss that are differentiated.
+    """
+
+    losses: float = 0.0
+    backwards: float = 0.0
+
+
+class Chain:
+    """A problem under an estimator: draws gradient estimates, R at a time.
+
+    Replicates are a tensor axis: the two functions of the problem are mapped over it with ``torch.func.vmap``, and
+    estimators run outside of vmap on tensors ``[*extra, K, R, B, *units]``. A problem that vmap cannot map, or maps to
+    other values than a loop does, is run in a loop; ``notes`` then says so.
+
+    Args:
+        problem: what is differentiated.
+        estimator: how.
+        wrt: which gradients: "unit" (with respect to an offset added to each site's theta, per example) and "weight".
+
+    Raises:
+        UsageError: the estimator does not apply to a site's family, or a function returns a wrong shape.
+    """
+
+    def __init__(self, problem: Problem, estimator: Estimator, wrt: tuple[str, ...] = ("unit", "weight")):
+        if not wrt or set(wrt) - {"unit", "weight"}:
+            raise UsageError(f'wrt holds "unit", "weight" or both; found {wrt!r}')
+        self.problem, self.estimator, self.wrt = problem, estimator, wrt
+        self.weights: dict[str, Tensor] = {k: v.detach() for k, v in problem.weights().items()}
+        if not self.weights:
+            raise UsageError(f"{problem!r} has no weights; at least one tensor is needed to fix dtype and device")
+        first = next(iter(self.weights.values()))
+        self.dtype, self.device = first.dtype, first.device
+        self.notes: tuple[str, ...] = ()
+        self.tally = Tally()
+        self._looped = False
+        self._check_family(estimator)
+        self._probe()
+
+    def _check_family(self, estimator: Estimator) -> None:
+        for spec in self.problem.sites:
+            if not isinstance(spec.family, estimator.families):
+                names = " or ".join(f.__name__ for f in estimator.families)
+                raise UsageError(f"{estimator!r} applies to {names} sites; site {spec.name!r} is {spec.family!r}")
+
+    def _probe(self) -> None:
+        """Walks a hard sample through the problem once, checks every shape, and compares vmap with a loop."""
+        problem, batch = self.problem, self.problem.batch
+        noise = MonteCarlo("probe", repr(problem), device=self.device)
+        samples: Tensors = ()
+        thetas: Tensors = ()
+        with forked(derive_seed("probe")):
+            for spec in problem.sites:
+                theta = problem.theta(self.weights, samples)
+                self._expect(theta, (batch, *spec.theta_shape), f"theta of site {spec.name!r}", "[batch, *units, *theta]")
+                site = Site(spec, theta.detach()[None, None].expand(1, 2, *theta.shape), noise)
+                samples, thetas = (*samples, site.sample()[0, 0]), (*thetas, theta.detach())
+            loss = problem.loss(self.weights, samples, thetas)
+            self._expect(loss, (batch,), "loss", "[batch]")
+            pairs = tuple(torch.stack([t, t])[None] for t in (*samples, *thetas))
+            groups = pairs[: len(samples)], pairs[len(samples) :]
+            looped = self._loop(problem.loss, self.weights, False, *groups)
+            try:
+                mapped = self._vmap(problem.loss, self.weights, False, *groups)
+                for i in range(1, len(samples)):
+                    self._vmap(problem.theta, self.weights, False, groups[0][:i])
+                agree = torch.allclose(mapped, looped, rtol=1e-4 if self.dtype == torch.float32 else 1e-9, equal_nan=True)
+                reason = "vmap gives other values than a loop"
+            except Exception as error:  # whatever the user's function raises under vmap, the loop above ran it
+                agree, reason = False, f"vmap refuses it ({str(error).splitlines()[0][:120] if str(error) else type(error).__name__})"
+        if not agree:
+            self._looped = True
+            self.notes = (f"{problem!r} runs in a loop over replicates, which is slow: {reason}",)
+
+    def _expect(self, tensor: Tensor, shape: tuple[int, ...], what: str, axes: str) -> None:
+        if not isinstance(tensor, Tensor) or tuple(tensor.shape) != shape:
+            found = list(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise UsageError(f"{what} of {self.problem!r} has axes {axes} = {list(shape)}; found {found}")
+
+    # ------------------------------------------------------------------ mapping the problem over leading axes
+    def _map(self, function: Callable[..., Tensor], weights: Weights, per_replicate: bool, *groups: Tensors) -> Tensor:
+        run = self._loop if self._looped else self._vmap
+        return run(function, weights, per_replicate, *groups)
+
+    def _flatten(self, groups: tuple[Tensors, ...]) -> tuple[list[Tensor], torch.Size]:
+        """All tensors broadcast to their common leading axes ``[*extra, K, R]``."""
+        flat = [t for group in groups for t in group]
+        tails = []
+        for kind, group in zip(("value_shape", "theta_shape"), groups, strict=False):
+            tails += [1 + len(getattr(spec, kind)) for spec, _ in zip(self.problem.sites, group, strict=False)]
+        lead = torch.broadcast_shapes(*(t.shape[: t.dim() - tail] for t, tail in zip(flat, tails, strict=True)))
+        return [t.expand(*lead, *t.shape[t.dim() - tail :]) for t, tail in zip(flat, tails, strict=True)], lead
+
+    def _vmap(self, function: Callable[..., Tensor], weights: Weights, per_replicate: bool, *groups: Tensors) -> Tensor:
+        flat, lead = self._flatten(groups)
+        count = len(groups[0])
+
+        def call(w: Weights, tensors: Tensors) -> Tensor:
+            return function(w, *(tensors[i : i + count] for i in range(0, len(tensors), count)))
+
+        if not per_replicate:  # shared weights: every leading axis is one axis
+            out = vmap(call, (None, 0))(weights, tuple(t.flatten(0, len(lead) - 1) for t in flat))
+            return out.unflatten(0, lead)
+        if math.prod(lead[:-1]) == 1:  # one path: a plain batched product, no inner map
+            out = vmap(call, (0, 0))(weights, tuple(t.flatten(0, len(lead) - 1) for t in flat))
+            return out.unflatten(0, lead)
+        out = vmap(vmap(call, (None, 0)), (0, 1), 1)(weights, tuple(t.flatten(0, len(lead) - 2) for t in flat))
+        return out.unflatten(0, lead[:-1])
+
+    def _loop(
+        self, function: Callable[..., Tensor], weights: Weights, per_replicate: bool, *groups: Tensors
+    ) -> Tensor:
+        flat, lead = self._flatten(groups)
+        rows = [t.flatten(0, len(lead) - 1) for t in flat]
+        count, replicates = len(groups[0]), lead[-1]
+        results = []
+        for i in range(math.prod(lead)):
+            w = {k: v[i % replicates] for k, v in weights.items()} if per_replicate else weights
+            tensors = tuple(t[i] for t in rows)
+            results.append(function(w, *(tensors[j : j + count] for j in range(0, len(tensors), count))))
+        return torch.stack(results).unflatten(0, lead)
+
+    # ------------------------------------------------------------------ the walk
+    def _walk(self, weights: Weights, per_replicate: bool, first: Tensor, offsets: list[Tensor], noise: Noise) -> Tensor:
+        """Surrogate loss ``[K, R, B]``; ``first`` is the first site's theta ``[B, ...]`` or ``[R, B, ...]``."""
+        problem, replicates = self.problem, offsets[0].shape[0]
+
+        def step(samples: Tensors, thetas: Tensors, active: Estimator) -> Tensor:
+            if len(samples) == len(problem.sites):
+                return self._loss(weights, per_replicate, replicates, samples, thetas)
+            spec = problem.sites[len(samples)]
+            if samples:
+                theta = self._map(problem.theta, weights, per_replicate, samples) + offsets[len(samples)]
+            else:
+                theta = (first + offsets[0]).expand(self.estimator.paths, *offsets[0].shape)
+
+            def downstream(value: Tensor, using: Estimator | None = None) -> Tensor:
+                tail = (replicates, problem.batch, *spec.value_shape)
+                if value.dim() < len(tail) + 1 or tuple(value.shape[-len(tail) :]) != tail:
+                    raise UsageError(
+                        f"{active!r} passed a value with shape {list(value.shape)} on from site {spec.name!r}; "
+                        f"expected axes [..., paths, replicates, batch, *units] = [..., {', '.join(map(str, tail))}]"
+                    )
+                return step((*samples, value), (*thetas, theta), using or active)
+
+            return active.surrogate(Site(spec, theta, noise), downstream)
+
+        loss = step((), (), self.estimator)
+        shape = (self.estimator.paths, replicates, problem.batch)
+        if tuple(loss.shape) != shape:
+            raise UsageError(
+                f"the surrogate of {self.estimator!r} has axes [paths, replicates, batch] = {list(shape)}; "
+                f"found {list(loss.shape)}: return what downstream returned, summed over axes that were prepended"
+            )
+        return loss
+
+    def _loss(self, weights: Weights, per_replicate: bool, replicates: int, samples: Tensors, thetas: Tensors) -> Tensor:
+        loss = self._map(self.problem.loss, weights, per_replicate, samples, thetas)
+        count = loss.numel() / (replicates * self.problem.batch)
+        self.tally.losses += count
+        if loss.requires_grad:
+            tally = self.tally
+            loss.register_hook(lambda _: _count_backward(tally, count))
+        return loss
+
+    # ------------------------------------------------------------------ what callers use
+    def draw(self, replicates: int, noise: Noise, offsets: Mapping[str, Tensor] | None = None) -> dict[Key, Tensor]:
+        """R independent gradient estimates.
+
+        The gradient of a unit is that of its example's own loss; the gradient of a weight is that of the mean over
+        examples. The first site's theta does not depend on the replicate and is computed once; its share of the weight
+        gradients is pulled back from the unit gradients.
+
+        Args:
+            replicates: R.
+            noise: where random numbers come from.
+            offsets: values of the offsets added to theta, by site name, ``[R, B, *theta]``; zero by default.
+
+        Returns:
+            ``("unit", site)``: ``[R, B, *units, *theta_shape]`` and ``("weight", name)``: ``[R, *shape]``.
+
+        Raises:
+            UsageError: the surrogate has a wrong shape.
+        """
+        problem, batch = self.problem, self.problem.batch
+        by_weight = "weight" in self.wrt
+        leaves = [
+            (offsets[s.name].clone() if offsets else torch.zeros(replicates, batch, *s.theta_shape, dtype=self.dtype, device=self.device)).requires_grad_()
+            for s in problem.sites
+        ]
+        self.tally = Tally()
+        with torch.enable_grad():
+            if by_weight:
+                shared = {k: v.clone().requires_grad_() for k, v in self.weights.items()}
+                weights = {k: v.expand(replicates, *v.shape).requires_grad_() for k, v in self.weights.items()}
+            else:
+                shared = weights = self.weights
+            first = problem.theta(shared, ())
+            loss = self._walk(weights, by_weight, first.detach(), leaves, noise)
+            inputs = leaves + (list(weights.values()) if by_weight else [])
+            if loss.requires_grad:
+                grads = torch.autograd.grad(loss.mean(0).sum(), inputs, allow_unused=True)
+            else:  # a dead path: the estimate is zero, and is measured as such
+                grads = (None,) * len(inputs)
+            filled = [torch.zeros_like(x) if g is None else g.detach() for x, g in zip(inputs, grads, strict=True)]
+            result: dict[Key, Tensor] = {}
+            if "unit" in self.wrt:
+                result |= {("unit", s.name): g for s, g in zip(problem.sites, filled, strict=False)}
+            if by_weight:
+                pulled: tuple[Tensor | None, ...] = (None,) * len(shared)
+                if first.requires_grad:
+                    pulled = self._pull_back(first, list(shared.values()), filled[0])
+                for name, own, early in zip(weights, filled[len(leaves) :], pulled, strict=True):
+                    result["weight", name] = (own if early is None else own + early) / batch
+        return result
+
+    def _pull_back(self, first: Tensor, shared: list[Tensor], cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        """Products ``[R, *shape]`` of the first theta's Jacobian with ``cotangent`` ``[R, *first.shape]``."""
+        if not self._looped:
+            return torch.autograd.grad(first, shared, cotangent, is_grads_batched=True, allow_unused=True)
+        rows = [torch.autograd.grad(first, shared, c, retain_graph=True, allow_unused=True) for c in cotangent]
+        return tuple(None if c[0] is None else torch.stack([t for t in c if t is not None]) for c in zip(*rows, strict=True))
+
+    def value(self, noise: Noise, replicates: int = 1, offsets: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Loss ``[R, B]``, mean over paths, at given offsets; for exact estimators the expected loss."""
+        leaves = [
+            offsets[s.name] if offsets else torch.zeros(replicates, self.problem.batch, *s.theta_shape, dtype=self.dtype, device=self.device)
+            for s in self.problem.sites
+        ]
+        with torch.enable_grad():
+            leaves = [leaf.detach().requires_grad_() for leaf in leaves]
+            return self._walk(self.weights, False, self.problem.theta(self.weights, ()), leaves, noise).detach().mean(0)
+
+    def layers(self) -> dict[str, tuple[str, ...]]:
+        """Names of the weights that feed each site directly; ``"loss"`` collects those that feed no site."""
+        weights = {k: v.clone().requires_grad_() for k, v in self.weights.items()}
+        fed: dict[str, tuple[str, ...]] = {}
+        samples: Tensors = ()
+        noise = MonteCarlo("layers", device=self.device)
+        for spec in self.problem.sites:
+            with torch.enable_grad():
+                theta = self.problem.theta(weights, samples)
+            names: tuple[str, ...] = ()
+            if theta.requires_grad:
+                grads = torch.autograd.grad(theta.sum(), list(weights.values()), allow_unused=True)
+                names = tuple(k for k, g in zip(weights, grads, strict=True) if g is not None)
+            fed[spec.name] = names
+            samples = (*samples, Site(spec, theta.detach()[None, None], noise).sample()[0, 0])
+        used = {name for names in fed.values() for name in names}
+        rest = tuple(k for k in weights if k not in used)
+        return {k: v for k, v in fed.items() if v} | ({"loss": rest} if rest else {})
+
+    def check_mixing(self) -> None:
+        """Moves the parameters of all replicates but the first, and requires the first to stay as it was.
+
+        Raises:
+            MeasurementError: the estimator reads other replicates than its own.
+        """
+        count = 3
+        still = {s.name: torch.zeros(count, self.problem.batch, *s.theta_shape, dtype=self.dtype, device=self.device) for s in self.problem.sites}
+        moved = {name: t.clone() for name, t in still.items()}
+        for t in moved.values():
+            t[1:] = 0.7
+        results = []
+        for offsets in (still, moved):
+            with forked(derive_seed("mixing")):
+                results.append(self.draw(count, MonteCarlo("mixing", device=self.device), offsets))
+        before, after = results
+        for key in before:
+            a, b = before[key][0], after[key][0]
+            tolerance = 1e3 * torch.finfo(self.dtype).eps * max(1.0, float(a.abs().max()) if a.numel() else 1.0)
+            if not torch.allclose(a, b, rtol=0, atol=tolerance, equal_nan=True):
+                raise MeasurementError(
+                    f"{self.estimator!r} mixes replicates: the gradient {key} of one replicate changes when another's parameters do; "
+                    "reduce over the path axis -3, never over the replicate axis -2"
+                )
+
+
+def _count_backward(tally: Tally, count: float) -> None:
+    tally.backwards += count
+
+
+@contextmanager
+def forked(seed: int) -> Iterator[None]:
+    """Runs with torch's global random streams seeded, for code that draws from them, and puts them back afterwards."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,36 @@
+"""A user's sampling function with its own backward pass."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from estimator_lab.estimator import Downstream, Estimator
+from estimator_lab.site import Site
+
+
+@dataclass(frozen=True, repr=False)
+class DropIn(Estimator):
+    """Any ``theta -> sample`` that carries its own gradient: an ``autograd.Function``, a quantiser, a relaxed sampler.
+
+    The function is applied to theta ``[K, R, B, *units, *theta_shape]``, elementwise over the leading axes. It may draw
+    from torch's global random stream, which is seeded for every block and put back.
+
+    Bias: whatever the function brings; no claim.
+
+    Cost: 1 loss, 1 backward pass.
+
+    Args:
+        function: ``theta -> value``, shape of the site's value.
+        unbiased: the claim to hold it to, if any.
+    """
+
+    function: Callable[[Tensor], Tensor]
+    unbiased: bool | None = None
+
+    def surrogate(self, site: Site, downstream: Downstream) -> Tensor:
+        """The loss at the function's value."""
+        return downstream(self.function(site.theta))
+
+    def __repr__(self) -> str:
+        return f"DropIn({getattr(self.function, '__qualname__', type(self.function).__qualname__)})"

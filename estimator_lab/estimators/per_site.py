@@ -1,0 +1,54 @@
+"""Another estimator at every site."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+from torch import Tensor
+
+from estimator_lab.errors import UsageError
+from estimator_lab.estimator import Downstream, Estimator, MeanGradient
+from estimator_lab.site import Site
+
+
+@dataclass(frozen=True)
+class PerSite(Estimator):
+    """Runs its own estimator at each site; ``Exact()`` at all sites but one isolates that site's error.
+
+    Bias: unbiased if all parts are, and claims so; otherwise it makes no claim.
+
+    Cost: that of its parts, the number of paths being their least common multiple.
+
+    Args:
+        estimators: by site name.
+        default: for the sites not named.
+
+    Raises:
+        UsageError: a site has no estimator.
+    """
+
+    estimators: Mapping[str, Estimator]
+    default: Estimator | None = None
+    paths: int = field(init=False, repr=False, default=1)
+
+    def __post_init__(self) -> None:
+        parts = [*self.estimators.values(), *([self.default] if self.default else [])]
+        object.__setattr__(self, "paths", math.lcm(*(part.paths for part in parts)))
+        object.__setattr__(self, "unbiased", True if all(part.unbiased for part in parts) else None)
+        object.__setattr__(self, "fitted", {f"{part!r}.{k}": v for part in parts for k, v in part.fitted.items()})
+
+    def adapt(self, mean_gradient: MeanGradient) -> Self:
+        """Adapts every part."""
+        adapted = {name: part.adapt(mean_gradient) for name, part in self.estimators.items()}
+        return replace(self, estimators=adapted, default=self.default and self.default.adapt(mean_gradient))
+
+    def surrogate(self, site: Site, downstream: Downstream) -> Tensor:
+        """The surrogate of the site's own estimator."""
+        part = self.estimators.get(site.name, self.default)
+        if part is None:
+            raise UsageError(f"{self!r} has no estimator for site {site.name!r}: name it, or give a default")
+        if not isinstance(site.family, part.families):
+            names = " or ".join(f.__name__ for f in part.families)
+            raise UsageError(f"{part!r} applies to {names} sites; site {site.name!r} is {site.family!r}")
+        return part.surrogate(site, downstream)

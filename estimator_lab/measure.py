@@ -1,0 +1,262 @@
+"""Drawing replicates in blocks, and exact moments by product rules."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from estimator_lab.chain import Chain, Key, forked
+from estimator_lab.errors import MeasurementError, TooLarge, UsageError
+from estimator_lab.estimator import Estimator
+from estimator_lab.moments import BATCHES, Array, Batches, Moments
+from estimator_lab.noise import MonteCarlo, Noise, ProductRule, derive_seed
+from estimator_lab.plan import Plan, fingerprint
+from estimator_lab.problem import Problem
+from estimator_lab.record import Layout, Record
+
+BLOCK_FLOATS = 2**22
+"""Numbers that one block may hold per tensor: sets the replicates per block, hence the memory, from the problem's size."""
+
+GRID_LIMIT = 2**22
+"""Largest product grid that exact moments are taken over."""
+
+
+class Source(Protocol):
+    """Whatever draws gradients a block at a time: a chain, or a black box."""
+
+    def draw(self, replicates: int, noise: Noise) -> dict[Key, Tensor]:
+        """Independent replicates ``[R, *shape]`` of every gradient."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A plan with what carries it out: draws any block on its own, in any order, with the same result.
+
+    Attributes:
+        source: draws the gradients.
+        plan: identity of the measurement.
+        layout: order of the gradients.
+        reference: gradient that per-replicate scalars are taken against, flat, or None.
+        device: where noise is drawn.
+        notes: what to tell the user.
+    """
+
+    source: Source
+    plan: Plan
+    layout: Layout
+    reference: Array | None
+    device: torch.device
+    notes: tuple[str, ...] = ()
+
+    def block(self, index: int) -> Record:
+        """Record of one block.
+
+        Raises:
+            MeasurementError: a gradient is not finite; names where and how many.
+        """
+        plan = self.plan
+        began = time.perf_counter()
+        seed = derive_seed(repr(plan), index)
+        with forked(seed):
+            draws = self.source.draw(plan.block, MonteCarlo(seed, device=self.device))
+        spent = time.perf_counter() - began
+        for key, tensor in draws.items():
+            wrong = ~torch.isfinite(tensor)
+            if wrong.any():
+                where = tuple(int(i) for i in wrong.nonzero()[0])
+                raise MeasurementError(
+                    f"{plan.estimator} on {plan.problem}: {int(wrong.sum())} of {tensor.numel()} numbers of the gradient {key} are NaN "
+                    f"or infinite in block {index}, first at replicate {where[0]}, index {list(where[1:])}; "
+                    "look for saturated probabilities, log(0) or a division by zero there"
+                )
+        reference = None if self.reference is None else torch.as_tensor(self.reference)
+        vector = self.layout.vector(draws, reference)
+        tally = getattr(self.source, "tally", None)
+        return Record(
+            plan,
+            self.layout,
+            index,
+            index + 1,
+            Moments.of(vector),
+            Batches.of(vector, index * plan.leaves, plan.leaves),
+            self.reference,
+            tally.losses if tally else float("nan"),
+            tally.backwards if tally else float("nan"),
+            spent,
+            self.notes,
+        )
+
+    def blocks(self, replicates: int) -> int:
+        """Number of whole blocks that hold at least so many replicates."""
+        if replicates < 1:
+            raise UsageError(f"replicates is at least 1; found {replicates}")
+        return -(-replicates // self.plan.block)
+
+    def run(self, replicates: int, progress: Callable[[int, int], None] | None = None) -> Record:
+        """All blocks in order, folded one at a time; memory does not grow with the number of replicates.
+
+        Raises:
+            MeasurementError: a block failed; ``record`` holds the blocks before it.
+        """
+        total = self.blocks(replicates)
+        record: Record | None = None
+        for index in range(total):
+            try:
+                block = self.block(index)
+            except MeasurementError as error:
+                error.record = record
+                raise
+            record = block if record is None else record + block
+            if progress:
+                progress(record.replicates, total * self.plan.block)
+        assert record is not None
+        return record
+
+
+def prepare(
+    problem: Problem,
+    estimator: Estimator,
+    *,
+    seed: int = 0,
+    wrt: tuple[str, ...] = ("unit", "weight"),
+    reference: Mapping[Key, Array] | None = None,
+    purpose: str = "measure",
+) -> Measurement:
+    """A measurement of an estimator on a problem, its learned parts fitted and its replicates checked not to mix.
+
+    Args:
+        problem: what is differentiated.
+        estimator: how.
+        seed: draws derive from it together with problem, estimator and block.
+        wrt: "unit" and/or "weight".
+        reference: gradients that per-replicate scalars are taken against.
+        purpose: separates the draws of, say, a truth from those of a measurement.
+
+    Raises:
+        UsageError: a shape or a family does not fit.
+        MeasurementError: the estimator mixes replicates.
+    """
+    estimator = fit(estimator, problem, seed)
+    chain = Chain(problem, estimator, wrt)
+    chain.check_mixing()
+    with forked(0):
+        shapes = {k: tuple(v.shape[1:]) for k, v in chain.draw(2, MonteCarlo("shapes", device=chain.device)).items()}
+    layout = Layout.make(shapes, chain.layers())
+    units = sum(int(torch.Size(s).numel()) for k, s in shapes.items() if k[0] == "unit") or 1
+    size = layout.size + chain.tally.losses * units * 4
+    block = min(4096, max(BATCHES, 1 << int(BLOCK_FLOATS / size).bit_length() - 1 if size < BLOCK_FLOATS else 1))
+    flat = None
+    if reference is not None:
+        flat = torch.cat([torch.as_tensor(reference[k]).double().flatten() for k in shapes]).numpy()
+    words = [purpose] if flat is None else [purpose, flat.tobytes().hex()]
+    plan = Plan(
+        repr(problem), repr(estimator), fingerprint(chain.weights, estimator.fitted, words=words),
+        str(chain.dtype).removeprefix("torch."), tuple(wrt), seed, block, BATCHES,
+    )
+    return Measurement(chain, plan, layout, flat, chain.device, chain.notes)
+
+
+def measure(
+    problem: Problem,
+    estimator: Estimator,
+    replicates: int,
+    seed: int = 0,
+    wrt: tuple[str, ...] = ("unit", "weight"),
+) -> Record:
+    """Draws gradient estimates and keeps their moments and batch means.
+
+    Args:
+        problem: what is differentiated.
+        estimator: how.
+        replicates: number of draws, rounded up to whole blocks.
+        seed: same seed, same bytes.
+        wrt: "unit" (per example and unit) and/or "weight".
+
+    Raises:
+        UsageError: a shape or a family does not fit.
+        MeasurementError: a gradient is not finite, or the estimator mixes replicates.
+    """
+    return prepare(problem, estimator, seed=seed, wrt=wrt).run(replicates)
+
+
+def fit(estimator: Estimator, problem: Problem, seed: int, replicates: int = 2**14) -> Estimator:
+    """The estimator with its learned parts fitted on draws of its own."""
+
+    def mean_gradient(other: Estimator) -> dict[str, Tensor]:
+        chain = Chain(problem, other, ("unit",))
+        noise = MonteCarlo("fit", repr(problem), repr(other), seed, device=chain.device)
+        total: dict[str, Tensor] = {}
+        parts = 16
+        for _ in range(parts):
+            for (_, site), g in chain.draw(replicates // parts, noise).items():
+                total[site] = total.get(site, torch.zeros_like(g[0])) + g.mean(0) / parts
+        return total
+
+    with forked(derive_seed("fit", seed)):
+        return estimator.adapt(mean_gradient)
+
+
+# ---------------------------------------------------------------------- exact moments
+def exact_moments(
+    problem: Problem, estimator: Estimator, nodes: int = 1, wrt: tuple[str, ...] = ("unit", "weight")
+) -> dict[Key, Moments]:
+    """Exact mean, variance and third moment of an estimator, by a product quadrature over its own noise.
+
+    Replicates are the nodes of the rule, so this runs the very code that draws. One node per piece is exact for
+    estimators that are piecewise constant in their uniform numbers (score-function and antithetic ones, straight-through
+    on Bernoulli units); smooth ones need 20 to 200 nodes per piece on one or two units. Learned parts are fitted with the
+    same exact expectation.
+
+    Args:
+        problem: what is differentiated; small, since the grid has (pieces x nodes)^(numbers drawn) points.
+        estimator: how.
+        nodes: per piece between jumps; for normal noise in all.
+        wrt: "unit" and/or "weight".
+
+    Returns:
+        Moments of unit weight per key, flat: ``.mean`` and ``.variance`` are the exact ones of one draw.
+
+    Raises:
+        TooLarge: the grid has more than 2^22 points; says how many.
+    """
+
+    def mean_gradient(other: Estimator) -> dict[str, Tensor]:
+        chain = Chain(problem, other, ("unit",))
+        found = _integrate(chain, nodes)
+        shapes = {s.name: (problem.batch, *s.theta_shape) for s in problem.sites}
+        return {site: torch.as_tensor(m.mean, dtype=chain.dtype).reshape(shapes[site]) for (_, site), m in found.items()}
+
+    return _integrate(Chain(problem, estimator.adapt(mean_gradient), wrt), nodes)
+
+
+def _integrate(chain: Chain, nodes: int) -> dict[Key, Moments]:
+    """Moments over the whole product grid, a chunk of nodes at a time."""
+    learn = ProductRule(nodes)
+    chain.draw(1, learn)
+    if learn.total > GRID_LIMIT:
+        raise TooLarge(
+            f"exact moments of {chain.estimator!r} on {chain.problem!r} need a grid of {learn.total:.3g} points for "
+            f"{len(learn.sizes)} random numbers, more than {GRID_LIMIT}; use fewer nodes or units, or sample with estimator_lab.measure"
+        )
+    total: dict[Key, Moments] = {}
+    weight = 0.0
+    for start, stop in _chunks(learn.total, 2**14):
+        rule = ProductRule(nodes, tuple(learn.sizes), start, stop)
+        draws = chain.draw(stop - start, rule)
+        weight += float(rule.weight.sum())
+        if not rule.weight.any():
+            continue
+        for key, tensor in draws.items():
+            part = Moments.of(tensor.reshape(len(tensor), -1), rule.weight)
+            total[key] = total[key] + part if key in total else part
+    if abs(weight - 1) > 1e-9:
+        raise MeasurementError(f"the weights of the product rule sum to {weight!r} and not to one: an estimator mixes replicates")
+    return total
+
+
+def _chunks(total: int, size: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, total, size):
+        yield start, min(total, start + size)

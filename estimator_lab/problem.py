@@ -1,0 +1,110 @@
+"""What is differentiated: a chain of stochastic layers and a loss."""
+
+import abc
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from estimator_lab.errors import UsageError
+from estimator_lab.families import Family
+from estimator_lab.site import SiteSpec
+
+
+class Problem(abc.ABC):
+    """Stochastic layers drawn one after the other, and a loss: J(weights) = mean over examples of E[loss].
+
+    A problem is two pure functions. They are written for one draw of the whole network: batch axis first, no replicate
+    axis. They must not draw random numbers, and example i of their result must depend on example i only.
+
+    Attributes:
+        sites: the stochastic layers in the order they are drawn.
+        batch: number of examples B.
+    """
+
+    sites: tuple[SiteSpec, ...]
+    batch: int
+
+    @abc.abstractmethod
+    def weights(self) -> Mapping[str, Tensor]:
+        """The trainable tensors by name. They fix dtype and device of the whole computation."""
+
+    @abc.abstractmethod
+    def theta(self, weights: Mapping[str, Tensor], samples: tuple[Tensor, ...]) -> Tensor:
+        """Parameters of the next site given the earlier samples: ``[B, *units, *theta_shape]``."""
+
+    @abc.abstractmethod
+    def loss(
+        self, weights: Mapping[str, Tensor], samples: tuple[Tensor, ...], thetas: tuple[Tensor, ...]
+    ) -> Tensor:
+        """Loss of each example ``[B]`` given all samples; ``thetas`` for terms such as an entropy."""
+
+    @property
+    def label(self) -> str:
+        """Short name for tables and figures."""
+        return repr(self)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__qualname__}()"
+
+
+class OneSite(Problem):
+    """A single layer whose theta is the weight itself: J(theta) = E f(x).
+
+    Attributes:
+        family: law of the units.
+    """
+
+    family: Family
+    batch = 1
+
+    @abc.abstractmethod
+    def f(self, x: Tensor) -> Tensor:
+        """``[..., units, *value_shape] -> [...]``."""
+
+    @property
+    def sites(self) -> tuple[SiteSpec, ...]:  # type: ignore[override]
+        """The one site, ``"x"``."""
+        return (SiteSpec("x", self.family, (self.weights()["theta"].shape[0],)),)
+
+    def theta(self, weights: Mapping[str, Tensor], samples: tuple[Tensor, ...]) -> Tensor:
+        """Theta with a batch axis of one."""
+        return weights["theta"][None]
+
+    def loss(
+        self, weights: Mapping[str, Tensor], samples: tuple[Tensor, ...], thetas: tuple[Tensor, ...]
+    ) -> Tensor:
+        """``f`` of the sample."""
+        return self.f(samples[0])
+
+
+class Objective(OneSite):
+    """One site and a callable: J(theta) = E f(x), x drawn from the family at theta.
+
+    Args:
+        family: law of the units.
+        theta: parameters ``[units, *theta_shape]``.
+        f: ``[..., units, *value_shape] -> [...]``, written in torch operations that keep leading axes.
+        name: what reports call it; by default the name of ``f``.
+
+    Raises:
+        UsageError: theta does not have the shape the family needs.
+    """
+
+    def __init__(self, family: Family, theta: Tensor, f: Callable[[Tensor], Tensor], name: str = ""):
+        tail, shape = family.theta_shape, tuple(theta.shape)
+        if len(shape) != 1 + len(tail) or shape[1:] != tail:
+            axes = ", ".join(["units", *map(str, tail)])
+            raise UsageError(f"theta of an Objective over {family!r} has axes [{axes}]; found shape {list(shape)}")
+        self.family, self._theta, self._f = family, theta.detach().clone(), f
+        self.name = name or getattr(f, "__qualname__", type(f).__qualname__)
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """Theta itself, as the one weight."""
+        return {"theta": self._theta}
+
+    def f(self, x: Tensor) -> Tensor:
+        """The callable."""
+        return self._f(x)
+
+    def __repr__(self) -> str:
+        return f"Objective({self.family!r}, f={self.name}, units={self._theta.shape[0]})"

@@ -1,0 +1,128 @@
+"""What an estimator sees of one stochastic layer: *here*."""
+
+import math
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from estimator_lab.families import Discrete, Family
+from estimator_lab.noise import Noise
+
+
+@dataclass(frozen=True)
+class SiteSpec:
+    """A stochastic layer of a problem.
+
+    Attributes:
+        name: unique within the problem.
+        family: the law of each unit.
+        units: shape of the layer, for example ``(32,)``.
+    """
+
+    name: str
+    family: Family
+    units: tuple[int, ...]
+
+    @property
+    def theta_shape(self) -> tuple[int, ...]:
+        """Trailing axes of theta after the batch axis."""
+        return (*self.units, *self.family.theta_shape)
+
+    @property
+    def value_shape(self) -> tuple[int, ...]:
+        """Trailing axes of a sample after the batch axis."""
+        return (*self.units, *self.family.value_shape)
+
+
+@dataclass(frozen=True)
+class Site:
+    """One stochastic layer in one walk: its law, its parameters, and random numbers.
+
+    ``lead`` below stands for the axes ``[*extra, K, R, B]``: axes that estimators prepended, paths, replicates, examples.
+
+    Attributes:
+        spec: name, family and units.
+        theta: parameters ``[*lead, *units, *theta_shape]``, in the graph.
+    """
+
+    spec: SiteSpec
+    theta: Tensor
+    _noise: Noise = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """Name of the site."""
+        return self.spec.name
+
+    @property
+    def family(self) -> Family:
+        """Law of the units."""
+        return self.spec.family
+
+    @property
+    def relaxation(self) -> Discrete:
+        """The family, as one that can be relaxed and hardened.
+
+        Raises:
+            TypeError: the family is continuous.
+        """
+        if not isinstance(self.family, Discrete):
+            raise TypeError(f"{self.family!r} at site {self.name!r} is continuous and has no relaxation")
+        return self.family
+
+    @property
+    def lead(self) -> int:
+        """Number of leading axes ``[*extra, K, R, B]``."""
+        return self.theta.dim() - len(self.spec.theta_shape)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the units' values ``[*lead, *units, *value_shape]``, differentiable in theta."""
+        return self.family.mean(self.theta)
+
+    def uniform(self) -> Tensor:
+        """Uniform numbers shaped like theta: the noise that ``Discrete.perturb`` takes."""
+        return self._noise.uniform(self.theta, self.lead - 2, self.relaxation.perturb_jumps(self.theta.detach()))
+
+    def sample(self, *, common: bool = False) -> Tensor:
+        """Values of the units ``[*lead, *units, *value_shape]``, without gradient.
+
+        Args:
+            common: share the random numbers over the axes that estimators prepended (common random numbers).
+        """
+        return self._draw(self.theta.detach(), common)
+
+    def rsample(self) -> Tensor:
+        """Values reparameterised in theta; carries gradient for continuous families only."""
+        return self._draw(self.theta, False)
+
+    def _draw(self, theta: Tensor, common: bool) -> Tensor:
+        extra = self.lead - 3
+        source = theta[(0,) * extra] if common else theta
+        axis = 1 if common else self.lead - 2
+        like = source.detach()[(..., *(0,) * len(self.family.theta_shape))]
+        if isinstance(self.family, Discrete):
+            noise = self._noise.uniform(like, axis, self.family.jumps(source.detach()))
+        else:
+            noise = self._noise.normal(like, axis)
+        return self.family.sample(theta, noise)
+
+    def expand(self, loss: Tensor) -> Tensor:
+        """A per-example quantity ``[*lead]`` with trailing axes of size one for the units and parameters."""
+        return loss[(..., *(None,) * len(self.spec.theta_shape))]
+
+
+    @property
+    def size(self) -> int:
+        """Number of units."""
+        return math.prod(self.spec.units)
+
+    def inject(self, gradient: Tensor) -> Tensor:
+        """A term of value zero ``[*lead]`` whose derivative with respect to theta is ``gradient`` (shape of theta)."""
+        term = gradient.detach() * (self.theta - self.theta.detach())
+        return term.flatten(-len(self.spec.theta_shape)).sum(-1)
+
+    def score(self, value: Tensor, advantage: Tensor) -> Tensor:
+        """A term of value zero ``[*lead]`` with gradient ``advantage * d log p(value) / d theta``."""
+        scores = self.family.score(self.theta.detach(), value.detach())
+        return self.inject(self.expand(advantage.detach()) * scores)

@@ -1,0 +1,155 @@
+"""What is known of one group of coordinates, and the form in which a statistic is reported."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from estimator_lab.statistics.gram import Array
+from estimator_lab.statistics.pairing import Pairing, pair
+
+SCALARS = ("square", "fourth", "inner", "norm2", "cosine", "zero", "descent", "agreement")
+FEWEST_BATCHES = 8
+GATE = 30.0
+FLOOR = 64.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval; nan where it cannot be estimated.
+
+    Args:
+        value: point estimate.
+        low: lower end.
+        high: upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """R = K m replicates of an estimate in d coordinates, reduced to K batch means, and the truth beside them.
+
+    Args:
+        batches: [K, d] means of K batches of equal size.
+        size: m, replicates per batch.
+        variance: [d] unbiased variance of one draw.
+        skewness: [d] skewness of one draw, 0 where the variance is 0.
+        truth: [d] the true gradient g, or the mean of its Monte Carlo estimate.
+        truth_batches: [T, d] batch means of a Monte Carlo truth, independent of the estimate or drawn with the same
+            noise batch by batch; None when the truth is exact.
+        scalars: name -> [K] batch means of a per-replicate scalar against the fixed vector g: "square" `||x - g||^2`,
+            "fourth" `||x - g||^4`, "inner" `<x, g>`, "norm2" `||x||^2`, "cosine" (0 for zero draws), "zero" `1[x = 0]`,
+            "descent" `1[<x, g> > 0]`, "agreement" (share of the coordinates with `g_j != 0` whose sign is right).
+        resolution: relative rounding of the dtype that drew the estimate.
+
+    Raises:
+        ValueError: shapes disagree, a scalar is missing, or a number is not finite.
+    """
+
+    batches: Array
+    size: int
+    variance: Array
+    skewness: Array
+    truth: Array
+    truth_batches: Array | None
+    scalars: Mapping[str, Array]
+    resolution: float
+
+    def __post_init__(self) -> None:
+        """Check shapes and finiteness once, so that no statistic has to."""
+        if self.batches.ndim != 2 or 0 in self.batches.shape or self.size < 1:
+            raise ValueError(f"batches must be [K, d] of size >= 1, got {self.batches.shape} of size {self.size}")
+        count, dimension = self.batches.shape
+        shapes = {"variance": self.variance, "skewness": self.skewness, "truth": self.truth}
+        for name, values in shapes.items():
+            if values.shape != (dimension,):
+                raise ValueError(f"{name} must have shape {(dimension,)} like one batch mean, got {values.shape}")
+        if self.truth_batches is not None and (
+            self.truth_batches.ndim != 2 or self.truth_batches.shape[1] != dimension or len(self.truth_batches) < 2
+        ):
+            raise ValueError(f"truth_batches must be [T >= 2, {dimension}], got {self.truth_batches.shape}")
+        for name in SCALARS:
+            if name not in self.scalars or self.scalars[name].shape != (count,):
+                raise ValueError(f"scalars needs {name!r} with shape {(count,)}, one mean per batch")
+        arrays = [self.batches, *shapes.values(), *(self.scalars[name] for name in SCALARS)]
+        arrays += [] if self.truth_batches is None else [self.truth_batches]
+        if not all(np.isfinite(values).all() for values in arrays):
+            raise ValueError("a mean or variance is not finite: the estimator diverged, nothing can be said of it")
+
+    @property
+    def replicates(self) -> int:
+        """R."""
+        return len(self.batches) * self.size
+
+    @property
+    def dimension(self) -> int:
+        """Number of coordinates, d."""
+        return self.truth.size
+
+    @cached_property
+    def pairing(self) -> Pairing:
+        """Inner products of the paired batches, computed once."""
+        return pair(self.batches, self.truth, self.truth_batches, self.scalars)
+
+    @cached_property
+    def mean(self) -> Array:
+        """[d] mean of all replicates."""
+        return np.asarray(self.batches.mean(0))
+
+    @cached_property
+    def truth_mean(self) -> Array:
+        """[d] mean of the truth, from its batches when it has any."""
+        return self.truth if self.truth_batches is None else np.asarray(self.truth_batches.mean(0))
+
+    @cached_property
+    def coordinate_floor(self) -> float:
+        """Difference per coordinate that rounding explains: 64 resolutions of the root mean square of the truth.
+
+        A truth that is zero throughout has no scale; the root mean square of the draws takes its place.
+        """
+        square = float(np.mean(self.truth**2)) or float(np.mean(self.mean**2 + self.variance))
+        return FLOOR * self.resolution * float(np.sqrt(square))
+
+    @property
+    def floor(self) -> float:
+        """Norm that rounding explains when every coordinate is off by `coordinate_floor`."""
+        return self.coordinate_floor * float(np.sqrt(self.dimension))
+
+    @cached_property
+    def deterministic(self) -> bool:
+        """All R draws, and the truth, are constant up to rounding.
+
+        This is no proof that the estimator has no noise: an event that R draws never showed may have a probability of
+        up to `log(1/alpha)/R`.
+        """
+        floor = self.coordinate_floor
+        still = self.truth_batches is None or bool(np.ptp(self.truth_batches, axis=0).max() <= floor)
+        return still and bool(np.sqrt(self.variance.max()) <= floor)
+
+    @cached_property
+    def exact(self) -> bool:
+        """Deterministic, and equal to the truth up to rounding in every coordinate."""
+        return self.deterministic and bool(np.abs(self.mean - self.truth_mean).max() <= self.coordinate_floor)
+
+    @cached_property
+    def effective_sample(self) -> float:
+        """n_eff = `R (E q)^2 / E q^2` with `q = ||x - g||^2`: how many draws carry the squared error.
+
+        R when all draws err alike, 1 when a single one does.
+        """
+        square, fourth = float(self.scalars["square"].mean()), float(self.scalars["fourth"].mean())
+        return self.replicates * square**2 / fourth if fourth > 0 else float(self.replicates)
+
+    @property
+    def decidable(self) -> bool:
+        """Whether tests and intervals may lead to a claim.
+
+        Needs 8 paired batches and n_eff >= 30: below, a few rare draws carry the error, and batch means are neither
+        symmetric nor nearly normal. A deterministic group needs neither.
+        """
+        return self.deterministic or (self.pairing.batches >= FEWEST_BATCHES and self.effective_sample >= GATE)
