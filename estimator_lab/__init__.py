@@ -1,1 +1,105 @@
-"""Measure bias, variance and cosine similarity of gradient estimators."""
+"""Measures bias, variance and cosine similarity of gradient estimators against ground truth.
+
+Names are resolved on first use, so that importing the package or its command line loads neither torch nor scipy.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Bernoulli": "families",
+    "Callback": "estimators",
+    "Categorical": "families",
+    "Diagnosis": "diagnosis",
+    "Downstream": "estimator",
+    "DropIn": "estimators",
+    "Estimator": "estimator",
+    "Family": "families",
+    "Finding": "finding",
+    "GradientSampler": "sampler",
+    "LabError": "errors",
+    "MeasurementError": "errors",
+    "Normal": "families",
+    "Objective": "problem",
+    "OneSite": "problem",
+    "PerSite": "estimators",
+    "Problem": "problem",
+    "Record": "record",
+    "Site": "site",
+    "SiteSpec": "site",
+    "TooLarge": "errors",
+    "Truth": "truth",
+    "UsageError": "errors",
+    "compare": "study",
+    "diagnose": "study",
+    "exact_moments": "measure",
+    "measure": "measure",
+}
+_ROOMS = ("estimators", "families", "problems", "report", "statistics")
+
+if TYPE_CHECKING:
+    from estimator_lab import estimators, families, problems, report, statistics
+    from estimator_lab.diagnosis import Diagnosis
+    from estimator_lab.errors import LabError, MeasurementError, TooLarge, UsageError
+    from estimator_lab.estimator import Downstream, Estimator
+    from estimator_lab.estimators import Callback, DropIn, PerSite
+    from estimator_lab.families import Bernoulli, Categorical, Family, Normal
+    from estimator_lab.finding import Finding
+    from estimator_lab.measure import exact_moments, measure
+    from estimator_lab.problem import Objective, OneSite, Problem
+    from estimator_lab.record import Record
+    from estimator_lab.sampler import GradientSampler
+    from estimator_lab.site import Site, SiteSpec
+    from estimator_lab.study import compare, diagnose
+    from estimator_lab.truth import Truth
+
+__all__ = [
+    "Bernoulli",
+    "Callback",
+    "Categorical",
+    "Diagnosis",
+    "Downstream",
+    "DropIn",
+    "Estimator",
+    "Family",
+    "Finding",
+    "GradientSampler",
+    "LabError",
+    "MeasurementError",
+    "Normal",
+    "Objective",
+    "OneSite",
+    "PerSite",
+    "Problem",
+    "Record",
+    "Site",
+    "SiteSpec",
+    "TooLarge",
+    "Truth",
+    "UsageError",
+    "compare",
+    "diagnose",
+    "estimators",
+    "exact_moments",
+    "families",
+    "measure",
+    "problems",
+    "report",
+    "statistics",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name on first use."""
+    if name in _ROOMS:
+        return import_module(f"estimator_lab.{name}")
+    if name in _HOMES:
+        return getattr(import_module(f"estimator_lab.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'estimator_lab' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Public names."""
+    return __all__

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from estimator_lab.noise import MonteCarlo, Noise, ProductRule, derive_seed
 from estimator_lab.plan import Plan, fingerprint
 from estimator_lab.problem import Problem
 from estimator_lab.record import Layout, Record
+from estimator_lab.sampler import GradientSampler
 
 BLOCK_FLOATS = 2**22
 """Numbers that one block may hold per tensor: sets the replicates per block, hence the memory, from the problem's size."""
@@ -95,6 +97,11 @@ class Measurement:
             raise UsageError(f"replicates is at least 1; found {replicates}")
         return -(-replicates // self.plan.block)
 
+    @property
+    def default_replicates(self) -> int:
+        """How many are drawn when nothing else is said: 65536, or 4096 where gradients have over 1000 coordinates."""
+        return 2**16 if self.layout.size <= 1000 else 2**12
+
     def run(self, replicates: int, progress: Callable[[int, int], None] | None = None) -> Record:
         """All blocks in order, folded one at a time; memory does not grow with the number of replicates.
 
@@ -106,6 +113,8 @@ class Measurement:
         for index in range(total):
             try:
                 block = self.block(index)
+                if index == 1 and record is not None:
+                    self._check_fresh(record, block)
             except MeasurementError as error:
                 error.record = record
                 raise
@@ -114,6 +123,16 @@ class Measurement:
                 progress(record.replicates, total * self.plan.block)
         assert record is not None
         return record
+
+
+    def _check_fresh(self, first: Record, second: Record) -> None:
+        """Two blocks with the same numbers mean that a generator is seeded inside the estimator."""
+        again = all(np.array_equal(a, b) for (_, a), (_, b) in zip(first.batches, second.batches, strict=False))
+        if again and first.moments.m2[: self.layout.size].any():
+            raise MeasurementError(
+                f"{self.plan.estimator} draws the same numbers in every block: it seeds a generator itself; "
+                "draw from site.uniform() and site.sample(), or from torch's global random stream"
+            )
 
 
 def prepare(
@@ -148,15 +167,48 @@ def prepare(
     units = sum(int(torch.Size(s).numel()) for k, s in shapes.items() if k[0] == "unit") or 1
     size = layout.size + chain.tally.losses * units * 4
     block = min(4096, max(BATCHES, 1 << int(BLOCK_FLOATS / size).bit_length() - 1 if size < BLOCK_FLOATS else 1))
-    flat = None
-    if reference is not None:
-        flat = torch.cat([torch.as_tensor(reference[k]).double().flatten() for k in shapes]).numpy()
+    flat = _flatten(reference, shapes)
     words = [purpose] if flat is None else [purpose, flat.tobytes().hex()]
     plan = Plan(
-        repr(problem), repr(estimator), fingerprint(chain.weights, estimator.fitted, words=words),
-        str(chain.dtype).removeprefix("torch."), tuple(wrt), seed, block, BATCHES,
+        repr(problem),
+        repr(estimator),
+        fingerprint(chain.weights, estimator.fitted, words=words),
+        str(chain.dtype).removeprefix("torch."),
+        tuple(wrt),
+        seed,
+        block,
+        BATCHES,
     )
     return Measurement(chain, plan, layout, flat, chain.device, chain.notes)
+
+
+def prepare_sampler(
+    sampler: GradientSampler, *, seed: int = 0, reference: Mapping[Key, Array] | None = None, purpose: str = "measure"
+) -> Measurement:
+    """The same for a black box, whose gradients are all weight gradients.
+
+    Raises:
+        UsageError: the reference lacks a gradient or has another shape.
+    """
+    with forked(derive_seed("shapes")):
+        first = sampler.draw(1, MonteCarlo("shapes"))
+    shapes = {k: tuple(v.shape[1:]) for k, v in first.items()}
+    tensor = next(iter(first.values()))
+    flat = _flatten(reference, shapes)
+    words = [purpose] if flat is None else [purpose, flat.tobytes().hex()]
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    plan = Plan("black box", repr(sampler), fingerprint(words=words), dtype, ("weight",), seed, BATCHES, BATCHES)
+    return Measurement(sampler, plan, Layout.make(shapes, {}), flat, torch.device("cpu"))
+
+
+def _flatten(reference: Mapping[Key, Array] | None, shapes: Mapping[Key, tuple[int, ...]]) -> Array | None:
+    if reference is None:
+        return None
+    for key, shape in shapes.items():
+        found = tuple(reference[key].shape) if key in reference else None
+        if found != shape:
+            raise UsageError(f"the truth has shape {found} for the gradient {key}; the estimates have {shape}")
+    return np.concatenate([np.asarray(reference[k], dtype=np.float64).ravel() for k in shapes])
 
 
 def measure(

@@ -8,14 +8,15 @@ from typing import Self
 import numpy as np
 
 from estimator_lab.chain import Chain, Key
-from estimator_lab.errors import UsageError
+from estimator_lab.errors import TooLarge, UsageError
 from estimator_lab.estimator import Estimator
-from estimator_lab.estimators import Exact
-from estimator_lab.measure import prepare
+from estimator_lab.estimators import Exact, LeaveOneOut, LocalExpectation
+from estimator_lab.measure import prepare, prepare_sampler
 from estimator_lab.moments import Array
 from estimator_lab.noise import NoNoise
 from estimator_lab.problem import Problem
 from estimator_lab.record import Record
+from estimator_lab.sampler import GradientSampler
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,22 @@ class Truth:
         record = prepare(problem, estimator, seed=seed, wrt=wrt, purpose="truth").run(replicates)
         mean = {k: record.mean(k) for k in record.layout.shapes}
         return cls(mean, f"estimated: {estimator.label}, {record.replicates} replicates", record)
+
+    @classmethod
+    def of(cls, problem: Problem, seed: int = 0, wrt: tuple[str, ...] = ("unit", "weight"), replicates: int = 2**14) -> Self:
+        """Exact where the states can be summed, else estimated by the least noisy unbiased estimator at hand."""
+        try:
+            return cls.exact(problem, wrt)
+        except TooLarge:
+            discrete = all(site.family.discrete for site in problem.sites)
+            return cls.estimated(problem, LocalExpectation() if discrete else LeaveOneOut(16), replicates, seed, wrt)
+
+    @classmethod
+    def sampled(cls, sampler: GradientSampler, replicates: int, seed: int = 0) -> Self:
+        """A long run of a black box that is unbiased."""
+        record = prepare_sampler(sampler, seed=seed, purpose="truth").run(replicates)
+        mean = {k: record.mean(k) for k in record.layout.shapes}
+        return cls(mean, f"estimated: {sampler.label}, {record.replicates} replicates", record)
 
     @classmethod
     def given(cls, mean: Mapping[Key, Array], words: str = "given") -> Self:

@@ -16,6 +16,7 @@ import matplotlib
 import numpy as np
 import pypdf
 import pytest
+
 from estimator_lab.report import figures, pages, render, write
 from estimator_lab.report.legible import legible
 from estimator_lab.report.rounding import last_digit, p_value, rounded
@@ -33,14 +34,28 @@ def near(value: float, error: float, floor: float = -math.inf) -> Estimate:
     return Estimate(value, max(floor, value - 1.96 * error), value + 1.96 * error)
 
 
-def make_row(level: str, name: str, size: int, beta: float, noise: float, norm: float, replicates: int, draw: np.random.Generator) -> Row:
+def make_row(
+    level: str, name: str, size: int, beta: float, noise: float, norm: float, replicates: int, draw: np.random.Generator
+) -> Row:
     """A group whose estimator has relative bias `beta` and relative noise `noise` = sqrt(tr Sigma)/norm(g)."""
     floor = noise / math.sqrt(replicates)
     reach = 1.5 * floor / size**0.25
     seen = 0.0 if beta == 0 else max(0.0, beta + 0.3 * reach * draw.standard_normal())
     low, high = max(0.0, seen - reach), seen + reach
     p = 10 ** -min(12.0, (beta / reach) ** 2) if noise and beta else (1.0 if not noise else float(draw.uniform()))
-    verdict = "exact" if noise == 0 and beta == 0 else "biased beyond" if low > 0.05 else "biased" if p < 0.01 else "unbiased within" if high < 0.05 else "undecided"
+    verdict = (
+        "exact"
+        if noise == 0 and beta == 0
+        else (
+            "biased beyond"
+            if low > 0.05
+            else "biased"
+            if p < 0.01
+            else "unbiased within"
+            if high < 0.05
+            else "undecided"
+        )
+    )
     variance = (noise * norm) ** 2
     snr = math.inf if variance == 0 else (1 + beta) ** 2 / noise**2
     nothing = Estimate(NAN, NAN, NAN)
@@ -52,7 +67,9 @@ def make_row(level: str, name: str, size: int, beta: float, noise: float, norm: 
         "effective_sample": dataclasses.replace(nothing, value=replicates / 3), "noise_floor": dataclasses.replace(nothing, value=floor),
     }  # fmt: skip
     needed = int(replicates * (high / 0.05) ** 2) if verdict == "undecided" else 0
-    return Row(level, name, size, statistics, p, min(1.0, 5 * p), verdict, 1.6 * reach, needed, level in ("site", "layer"))
+    return Row(
+        level, name, size, statistics, p, min(1.0, 5 * p), verdict, 1.6 * reach, needed, level in ("site", "layer")
+    )
 
 
 def make_finding(
@@ -64,9 +81,13 @@ def make_finding(
     rows, maps = [], {}
     scale = [1.5**-k for k in range(sites)]
     for k in range(sites):
-        rows.append(make_row("site", f"h{k + 1}", batch * units, beta * scale[k], noise * scale[k] * 1.3, 1.0, replicates, draw))
+        rows.append(
+            make_row("site", f"h{k + 1}", batch * units, beta * scale[k], noise * scale[k] * 1.3, 1.0, replicates, draw)
+        )
         rows.append(make_row("layer", f"h{k + 1}", 4 * units, beta * scale[k], noise * scale[k], 0.8, replicates, draw))
-        rows.append(make_row("weight", f"w{k + 1}", 4 * units, beta * scale[k], noise * scale[k], 0.8, replicates, draw))
+        rows.append(
+            make_row("weight", f"w{k + 1}", 4 * units, beta * scale[k], noise * scale[k], 0.8, replicates, draw)
+        )
         truth = draw.standard_normal((batch, units)) * 0.3
         error = np.full_like(truth, noise * 0.3 / math.sqrt(replicates))
         mean = truth + error * draw.standard_normal(truth.shape) + beta * truth
@@ -91,8 +112,16 @@ def make_finding(
     return Finding(**{**fields, **changes})
 
 
-def make_diagnosis(*findings: Finding, title: str = "Gradient-estimator diagnosis", ratios: tuple[Ratio, ...] = ()) -> Diagnosis:
-    environment = {"estimator_lab": "0.1.0", "Python": "3.11.7", "torch": "2.13.0", "numpy": "2.4.6", "platform": "Linux x86_64"}
+def make_diagnosis(
+    *findings: Finding, title: str = "Gradient-estimator diagnosis", ratios: tuple[Ratio, ...] = ()
+) -> Diagnosis:
+    environment = {
+        "estimator_lab": "0.1.0",
+        "Python": "3.11.7",
+        "torch": "2.13.0",
+        "numpy": "2.4.6",
+        "platform": "Linux x86_64",
+    }
     return Diagnosis(
         title=title, findings=findings, ratios=ratios, command="estimator-lab diagnose rebar --on two_layers --seed 0 \\\n  --replicates 65536",
         environment=environment, created="2026-11-20T10:30:00+00:00", alpha=0.01, margin=0.05,
@@ -111,7 +140,20 @@ TABLE: tuple[tuple[str, bool | None, float, float, float, float], ...] = (  # la
     ("ST identity", False, 1.9, 0.9, 1, 0.6e-6), ("Gumbel-softmax(τ=1)", False, 0.35, 0.6, 1, 0.8e-6), ("ST-Gumbel(τ=0.5)", False, 0.09, 1.3, 1, 0.9e-6),
     ("ReinMax", False, 0.03, 1.1, 1, 0.9e-6), ("mean field", False, 0.15, 0.0, 1, 0.3e-6), ("MyEstimator(k=3)", True, 0.08, 1.4, 2, 1.2e-6),
 )  # fmt: skip
-TOYS = ("one bit", "quadratic bits", "parity of five", "two layers", "chain of three", "categorical", "two categoricals", "Poisson counts", "Gaussian quartic", "noisy rectifier", "stochastic rounding", "saturated logits")
+TOYS = (
+    "one bit",
+    "quadratic bits",
+    "parity of five",
+    "two layers",
+    "chain of three",
+    "categorical",
+    "two categoricals",
+    "Poisson counts",
+    "Gaussian quartic",
+    "noisy rectifier",
+    "stochastic rounding",
+    "saturated logits",
+)
 
 
 def make_overview(estimators: int = 17, problems: int = 12) -> Diagnosis:
@@ -127,13 +169,40 @@ def make_overview(estimators: int = 17, problems: int = 12) -> Diagnosis:
     return make_diagnosis(*found, title="Seventeen estimators on twelve toy problems")
 
 
+KEPT = ("Exact", "REINFORCE", "Straight-through", "mean field", "MyEstimator(k=3)")
+
+
 def make_networks() -> Diagnosis:
     found, ratios = [], []
     for name, sites, units, batch in (("digits 64-32-32-10", 2, 32, 32), ("wide 784-200-200-10", 2, 200, 32)):
         for label, claim, beta, noise, losses, seconds in TABLE[1:13]:
-            f = make_finding(name, label, claim, beta, noise * 4, sites, units, batch, 16384, losses, seconds * 50, truth_error=0.012, about={**ABOUT, "name": label})
+            f = make_finding(
+                name,
+                label,
+                claim,
+                beta,
+                noise * 4,
+                sites,
+                units,
+                batch,
+                16384,
+                losses,
+                seconds * 50,
+                truth_error=0.012,
+                about={**ABOUT, "name": label},
+            )
             found.append(f)
-            ratios.append(Ratio(f.problem, label, "REINFORCE", "total", "weights", near((noise / 9) ** 2, 0.05 * (noise / 9) ** 2), near((noise / 9) ** 2 * seconds / 6e-7, 0.02)))
+            ratios.append(
+                Ratio(
+                    f.problem,
+                    label,
+                    "REINFORCE",
+                    "total",
+                    "weights",
+                    near((noise / 9) ** 2, 0.05 * (noise / 9) ** 2),
+                    near((noise / 9) ** 2 * seconds / 6e-7, 0.02),
+                )
+            )
     return make_diagnosis(*found, title="Twelve estimators on two networks", ratios=tuple(ratios))
 
 
@@ -151,3 +220,342 @@ def outline(reader: pypdf.PdfReader) -> list[str]:
                 yield item.title
 
     return list(flat(reader.outline))
+
+
+# ------------------------------------------------------------------------------------- whole reports
+@pytest.fixture(scope="module")
+def single() -> Diagnosis:
+    return make_diagnosis(
+        make_finding(about=ABOUT, words="REBAR is unbiased within 5 % on two layers.", notes=("Drawn in float64.",))
+    )
+
+
+@pytest.fixture(scope="module")
+def single_pdf(single: Diagnosis) -> bytes:
+    return render(single)
+
+
+@pytest.fixture(scope="module")
+def overview_pdf() -> bytes:
+    return render(make_diagnosis(*[f for f in make_overview(17, 4).findings if f.estimator_label in KEPT]))
+
+
+def test_two_renders_are_the_same_bytes(single: Diagnosis, single_pdf: bytes) -> None:
+    assert single_pdf.startswith(b"%PDF-")
+    assert render(single) == single_pdf
+
+
+def test_a_saved_diagnosis_renders_to_the_same_bytes(single: Diagnosis, single_pdf: bytes, tmp_path: Any) -> None:
+    if not hasattr(Diagnosis, "load"):
+        pytest.skip("diagnoses cannot be saved yet")
+    single.save(tmp_path / "d.json")
+    assert render(Diagnosis.load(tmp_path / "d.json")) == single_pdf
+
+
+def test_structure_of_one_finding(single_pdf: bytes) -> None:
+    reader, text = read(single_pdf)
+    assert (
+        reader.metadata is not None
+        and reader.metadata.title == "Gradient-estimator diagnosis: REBAR(τ=0.5) on two layers"
+    )
+    root = reader.trailer["/Root"]
+    assert "/StructTreeRoot" in root and root["/MarkInfo"]["/Marked"]
+    titles = " | ".join(outline(reader))
+    for chapter in (
+        "Summary",
+        "Relative bias by group",
+        "Convergence",
+        "Layer by layer",
+        "Unit by unit",
+        "Variance against cost",
+        "Resolution",
+        "Ground truth",
+        "Methods",
+        "REBAR",
+        "Results for every group",
+        "Notes",
+        "Environment",
+    ):
+        assert chapter in titles
+    assert "REBAR(τ=0.5) on two layers: unbiased within 5 %, as claimed." in text
+    assert "What could have been missed" in text and "REBAR is unbiased within 5 % on two layers." in text
+    assert "estimator-lab diagnose rebar" in text and "Tucker et al. 2017" in text and "Drawn in float64." in text
+
+
+def test_structure_of_many_findings(overview_pdf: bytes) -> None:
+    reader, text = read(overview_pdf)
+    titles = outline(reader)
+    assert any("Problem by problem" in t for t in titles)
+    for toy in TOYS[:4]:
+        assert any(toy in t for t in titles)
+    assert "claims of unbiasedness violated" in text and "MyEstimator(k=3) on one bit: relative bias" in text
+    assert "Straight-through (4 of 4)" in text and "not on the logarithmic axis, error zero" in text
+
+
+def test_a_violated_claim_is_said_first() -> None:
+    wrong = make_finding(estimator="Wrong", beta=0.3)
+    right = make_finding(estimator="Right")
+    verdict = pages.build(make_diagnosis(wrong, right)).data["verdict"]
+    assert verdict["tone"] == "bad" and verdict["headline"] == "1 of 2 claims of unbiasedness violated."
+    assert verdict["blocks"][0]["head"] == "Claim violated" and verdict["blocks"][0]["lines"][0].startswith(
+        "Wrong on two layers: relative bias 3"
+    )
+    assert verdict["blocks"][1] == {"head": "Unbiased as claimed", "tone": "good", "lines": ["Right."]}
+
+
+@pytest.mark.parametrize(
+    ("claim", "verdict", "said"),
+    [(True, "biased", "violated"), (True, "exact", "as claimed"), (True, "undecided", "undecided"), (False, "biased beyond", "as claimed"),
+     (False, "unbiased within", "no bias found"), (None, "biased", "no claim")],
+)  # fmt: skip
+def test_standing(claim: bool | None, verdict: str, said: str) -> None:
+    assert pages.standing(make_finding(claim=claim, verdict=verdict)) == said
+
+
+HOSTILE = '#panic() $x^2$ _a_ *b* \\ "q" <tag> &amp; @ref `r` ] } 日本 \U0001f600 \x07 \u202e // /* \n tab\t $\\frac{$'
+
+
+def test_hostile_strings_are_harmless() -> None:
+    first = make_finding(
+        problem=HOSTILE, estimator=HOSTILE, about={"equation": "#panic() $ ]", "name": HOSTILE, "reason": HOSTILE, "source": HOSTILE, "cost": HOSTILE},
+        truth=HOSTILE, dtype=HOSTILE, words=HOSTILE, notes=(HOSTILE,), beta=0.3,
+    )  # fmt: skip
+    odd = dataclasses.replace(first, estimator="_under", estimator_label="_under")
+    renamed = dataclasses.replace(
+        odd,
+        estimator="third",
+        estimator_label="x" * 200,
+        rows=tuple(dataclasses.replace(r, name=HOSTILE) for r in odd.rows),
+    )
+    diagnosis = dataclasses.replace(
+        make_diagnosis(first, odd, renamed), title=HOSTILE, command=HOSTILE, environment={HOSTILE: HOSTILE}
+    )
+    _, text = read(render(diagnosis))
+    assert "#panic()" in text and "\\u{65e5}" in text
+
+
+def test_an_equation_that_is_no_mathematics_is_shown_as_written() -> None:
+    _, text = read(render(make_diagnosis(make_finding(about={**ABOUT, "equation": "frac(a, ] #undefined"}))))
+    assert "frac(a, ] #undefined" in text
+
+
+def test_an_untrusted_equation_is_not_evaluated(single: Diagnosis) -> None:
+    about = {k: v for k, v in ABOUT.items() if k != "trusted"}
+    (method,) = pages.build(make_diagnosis(make_finding(about=about))).data["methods"]
+    assert method["math"] == "" and method["raw"] == ABOUT["equation"]
+    (method,) = pages.build(single).data["methods"]
+    assert method["math"] == ABOUT["equation"] and method["raw"] == ""
+
+
+def test_zero_variance_is_said_and_not_drawn() -> None:
+    exact = make_finding(estimator="Exact", noise=0.0)
+    still = make_finding(estimator="Still", noise=0.0, beta=0.2, claim=False)
+    noisy = make_finding(estimator="Noisy")
+    text = json.dumps(pages.build(make_diagnosis(exact)).data)
+    assert "exact, no bias and no variance" in text and "It has no variance: one replicate is enough." in text
+    _, text = read(render(make_diagnosis(exact, still, noisy)))
+    assert "not on these axes: Exact (zero variance), Still (zero variance)" in text
+
+
+def nothing_but_nan(finding: Finding) -> Finding:
+    nan = Estimate(NAN, NAN, NAN)
+    rows = tuple(
+        dataclasses.replace(
+            r, statistics=dict.fromkeys(r.statistics, nan), p=NAN, p_holm=NAN, detectable=NAN, verdict="undecided"
+        )
+        for r in finding.rows
+    )
+    curves = {k: Curve(c.n, [NAN] * len(c.n), [NAN] * len(c.n), [NAN] * len(c.n)) for k, c in finding.curves.items()}
+    units = {k: UnitMap(m.mean * NAN, m.standard_error, m.variance, m.truth) for k, m in finding.units.items()}
+    return dataclasses.replace(
+        finding, rows=rows, curves=curves, units=units, verdict="undecided", losses=NAN, backwards=NAN, seconds=NAN
+    )
+
+
+def test_nan_statistics() -> None:
+    void = nothing_but_nan(make_finding(estimator="Void"))
+    _, text = read(render(make_diagnosis(void)))
+    assert "relative bias not estimable" in text and "nan" not in text.lower().replace("variance", "")
+    pages.build(make_diagnosis(void, make_finding(estimator="Sound")))
+    pages.build(make_diagnosis(*[dataclasses.replace(void, problem=p, problem_label=p) for p in "abcd"]))
+
+
+def test_infinite_and_empty() -> None:
+    base = make_finding()
+    inf = Estimate(math.inf, 0.0, math.inf)
+    wild = dataclasses.replace(
+        base,
+        rows=tuple(
+            dataclasses.replace(r, statistics={**r.statistics, "relative_bias": inf, "snr": inf}) for r in base.rows
+        ),
+    )
+    bare = dataclasses.replace(base, estimator="bare", estimator_label="bare", rows=(), units={}, curves={})
+    render(make_diagnosis(wild, bare))
+    render(make_diagnosis(bare))
+    assert "Nothing was measured." in read(render(make_diagnosis()))[1]
+
+
+def test_an_estimated_truth_is_said() -> None:
+    _, text = read(render(make_diagnosis(make_finding(truth_error=0.0123))))
+    assert "The truth is itself estimated" in text and "1.23 %" in text and "LocalExpectation, 65536 replicates" in text
+
+
+def test_equal_labels_are_told_apart() -> None:
+    twins = [make_finding(), dataclasses.replace(make_finding(), estimator="Rebar(temperature=0.5, eta=0.9)")]
+    text = json.dumps(pages.build(make_diagnosis(*twins)).data["sections"])
+    assert "Rebar(temperature=0.5, eta=0.9)" in text
+
+
+def test_what_is_left_out_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "LONG", 10)
+    monkeypatch.setattr(pages, "SECTIONS", 2)
+    diagnosis = make_overview(2, 5)
+    data = pages.build(diagnosis).data
+    lines = sum(len(f.rows) for f in diagnosis.findings)
+    kept = sum(len(p["rows"]) for p in data["all"]["parts"])
+    assert kept <= 10 and f"{lines - kept} of {lines} lines are left out" in data["all"]["caption"]
+    assert "3 of 5 problems left out" in json.dumps(data["sections"])
+    assert figures.capped(range(5), 3, "panels") == ([0, 1, 2], "2 of 5 panels left out")
+    assert figures.capped(range(3), 3, "panels") == ([0, 1, 2], "")
+
+
+def test_write_replaces_the_file_or_leaves_it(
+    single: Diagnosis, single_pdf: bytes, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "report.pdf"
+    target.write_bytes(b"old")
+    with monkeypatch.context() as patch:
+
+        def refuse(*_: object) -> None:
+            raise OSError("no")
+
+        patch.setattr(os, "replace", refuse)
+        with pytest.raises(OSError, match="no"):
+            write(single, target)
+    assert target.read_bytes() == b"old" and list(tmp_path.iterdir()) == [target]
+    write(single, target)
+    assert target.read_bytes() == single_pdf and list(tmp_path.iterdir()) == [target]
+
+
+def test_a_date_is_needed(single: Diagnosis) -> None:
+    with pytest.raises(ValueError, match="isoformat"):
+        render(dataclasses.replace(single, created="yesterday"))
+
+
+# ------------------------------------------------------------------------------------- figures
+PANEL = {
+    "bias": lambda d, ax: figures.bias(d.findings[0], ax),
+    "convergence": lambda d, ax: figures.convergence(d.findings[0], ax),
+    "heat": lambda d, ax: figures.heat(d.findings, "snr", ax),
+    "units": lambda d, ax: figures.units(d.findings[0], "h1", ax),
+    "cost": lambda d, ax: figures.cost(d.findings, ax),
+    "cost_strip": lambda d, ax: figures.cost_strip(d.findings, ax),
+    "resolution": lambda d, ax: figures.resolution(d.findings, ax),
+    "spread": lambda d, ax: figures.spread(d.findings[0], ax),
+}
+SEVERAL = {
+    "bias_by_group": figures.bias_by_group,
+    "convergence_by_estimator": figures.convergence_by_estimator,
+    "convergence_by_problem": figures.convergence_by_problem,
+    "heat_maps": figures.heat_maps,
+    "unit_maps": lambda found: figures.unit_maps([(f, "h1", f.estimator_label) for f in found]),
+    "cost_panels": figures.cost_panels,
+}
+
+
+@pytest.fixture(scope="module")
+def pair() -> Diagnosis:
+    return make_diagnosis(
+        make_finding(), make_finding(estimator="Straight-through", claim=False, beta=0.3, noise=0.5, losses=1.0)
+    )
+
+
+@pytest.mark.parametrize("name", PANEL)
+def test_a_panel_draws_into_the_axes_it_is_given(name: str, pair: Diagnosis) -> None:
+    from matplotlib import pyplot
+
+    before, opened = dict(matplotlib.rcParams), pyplot.get_fignums()
+    own = PANEL[name](pair, None)
+    assert own.has_data()
+    ax = matplotlib.figure.Figure().subplots()
+    assert PANEL[name](pair, ax) is ax and ax.has_data()
+    assert dict(matplotlib.rcParams) == before and pyplot.get_fignums() == opened
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_figures_with_panels(name: str, pair: Diagnosis) -> None:
+    from matplotlib import pyplot
+
+    before, opened = dict(matplotlib.rcParams), pyplot.get_fignums()
+    figure = SEVERAL[name](pair.findings)
+    assert isinstance(figure, matplotlib.figure.Figure) and any(ax.has_data() for ax in figure.axes)
+    assert dict(matplotlib.rcParams) == before and pyplot.get_fignums() == opened
+
+
+def test_a_figure_says_how_many_panels_it_left_out(pair: Diagnosis) -> None:
+    figure = figures.unit_maps([(pair.findings[0], "h1", str(k)) for k in range(20)])
+    assert "4 of 20 maps left out" in figure.get_supxlabel()
+
+
+def test_no_point_vanishes_from_a_logarithmic_axis() -> None:
+    f = make_finding(noise=0.0)
+    assert "not on the logarithmic axis, error zero or not finite: all weights" in figures.convergence(f).get_xlabel()
+    assert "zero or not estimable, so not shown: h1, h1 weights" in figures.resolution([f]).get_xlabel()
+    assert "no variance" in figures.spread(f).get_xlabel()
+
+
+def test_units_by_strength() -> None:
+    f = make_finding(units=300, batch=1, sites=1)
+    kept = figures.strongest([figures.standardised(f, "h1")])
+    t = np.abs(figures.standardised(f, "h1"))[:, 0]
+    assert len(kept) == figures.UNITS and (np.diff(kept) > 0).all()
+    assert t[kept].min() >= np.delete(t, kept).max()
+    assert f"{300 - figures.UNITS} of 300 units left out" in figures.units(f, "h1").get_xlabel().replace("\n", " ")
+
+
+def test_relative_variance_is_the_one_put_in() -> None:
+    value, low, high = figures.relative_variance(figures.total(make_finding(noise=3.0)))
+    assert value == pytest.approx(9.0) and low < 9 < high
+
+
+def test_no_torch_and_no_pyplot() -> None:
+    code = "import sys, estimator_lab.report; assert not {'torch', 'matplotlib.pyplot'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# ------------------------------------------------------------------------------------- numbers and characters
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [(1.23456, 0.012, "1.235"), (1.23456, 0.05, "1.23"), (1.23456, 0.096, "1.23"), (12345.6, 120, "12\u202f350"), (-0.5, 0.2, "−0.50"), (0.0, 0.01, "0.000"),
+     (0.0, NAN, "0"), (5.0, NAN, "5"), (3.14159, NAN, "3.14"), (NAN, 1.0, "–"), (math.inf, 1.0, "∞"), (-math.inf, 1.0, "−∞"), (2.5e-7, 1e-8, "2.50\u202f×\u202f10⁻⁷"),
+     (123456789.0, NAN, "1.23\u202f×\u202f10⁸"), (0.3, 1e-12, "0.30000"), (9.996, 0.05, "10.00"), (1e-9, 1.0, "0.0")],
+)  # fmt: skip
+def test_numbers_have_the_digits_their_error_supports(value: float, error: float, text: str) -> None:
+    assert rounded(value, error) == text
+
+
+@pytest.mark.parametrize("error", [0.1, 0.354, 0.356, 0.94, 0.96, 3.0, 42.0, 1e-5])
+def test_last_digit_is_the_rule_of_the_particle_data_group(error: float) -> None:
+    unit = 10.0 ** last_digit(error)
+    assert 3.54 < error / unit < 35.6
+
+
+def test_last_digit_wants_an_error() -> None:
+    with pytest.raises(ValueError, match="positive"):
+        last_digit(0.0)
+
+
+def test_p_values() -> None:
+    assert [p_value(p) for p in (0.5, 0.001, 3.4e-7, 0.0, NAN)] == [
+        "0.500",
+        "0.001",
+        "3\u202f×\u202f10⁻⁷",
+        "< 10⁻³⁰⁰",
+        "–",
+    ]
+
+
+def test_legible() -> None:
+    assert legible("τ=0.5 × 10⁻³ ‖b‖ ñ") == "τ=0.5 × 10⁻³ ‖b‖ ñ"
+    assert legible("a\x00b\u202e\u00ad日") == "a\\u{0}b\\u{202e}\\u{ad}\\u{65e5}"
+    assert legible("a\nb") == "a b" and legible("a\nb", lines=True) == "a\nb"

@@ -45,22 +45,19 @@ def _svg(figures: Iterable[tuple[str, Figure]]) -> dict[str, bytes]:
     return drawn
 
 
-def _compile(sources: dict[str, bytes], timestamp: datetime.datetime) -> bytes:
-    pdf = typst.compile(
-        sources,
-        ignore_system_fonts=True,
-        font_paths=[str(Path(matplotlib.get_data_path()) / "fonts" / "ttf")],
-        timestamp=timestamp,
-        pdf_standards=list(STANDARDS),
-    )
-    assert isinstance(pdf, bytes)
+def _compile(sources: dict[str, bytes], **options: Any) -> bytes:
+    compile_: Any = typst.compile  # its annotations do not know of sources in memory
+    pdf: bytes = compile_(sources, ignore_system_fonts=True, pdf_standards=list(STANDARDS), **options)
     return pdf
 
 
 def _is_math(source: str) -> bool:
-    page = '#set document(title: "equation")\n#let e = eval(sys.inputs.e, mode: "math")\n#math.equation(block: true, alt: "equation", e)'
+    page = (
+        '#set document(title: "equation")\n#let e = eval(sys.inputs.e, mode: "math")\n#math.equation(block: true, alt:'
+        ' "equation", e)'
+    )
     try:
-        typst.compile({"main": page.encode()}, ignore_system_fonts=True, pdf_standards=list(STANDARDS), sys_inputs={"e": source})
+        _compile({"main": page.encode()}, sys_inputs={"e": source})
     except typst.TypstError:
         return False
     return True
@@ -71,7 +68,8 @@ def _pdf(pages: Pages, timestamp: datetime.datetime) -> bytes:
     sources = {"main": template, **_svg(pages.figures.items())}
 
     def with_data(data: dict[str, Any]) -> bytes:
-        return _compile({**sources, "data.json": json.dumps(data, ensure_ascii=False, allow_nan=False).encode()}, timestamp)
+        text = json.dumps(data, ensure_ascii=False, allow_nan=False)
+        return _compile({**sources, "data.json": text.encode()}, timestamp=timestamp)
 
     try:
         return with_data(pages.data)

@@ -36,17 +36,17 @@ COLUMNS = 60  # most groups across a heat map
 UNITS = 96  # most units, and most examples, in a map of a site
 
 INK, MUTED, GRID = "#1b1f24", "#5b6470", "#d9dde3"
-VERDICTS: Mapping[str, tuple[str, str, str]] = {  # colour, marker, word
-    "unbiased within": ("#1f5f8b", "o", "within the margin"),
+VERDICTS: Mapping[str, tuple[str, str, str]] = {  # colour, marker, and the word of the tables
+    "unbiased within": ("#1f5f8b", "o", "within"),
     "exact": ("#1f5f8b", "s", "exact"),
     "undecided": ("#8a6d1a", "D", "undecided"),
     "biased": ("#c0561f", "^", "biased"),
-    "biased beyond": ("#a3261f", "^", "biased beyond the margin"),
+    "biased beyond": ("#a3261f", "^", "beyond"),
 }
 SERIES = ("#1f3a5f", "#c77c11", "#2f8f83", "#a8322d", "#7a5ea8", "#5b8ec4", "#8a6d3b", "#3c3f45")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 EN = "\u2002"  # SVG collapses plain spaces
-STYLE: Mapping[str, Any] = {
+STYLE: Any = {  # rc settings
     "font.family": ["STIXGeneral", "DejaVu Sans"], "mathtext.fontset": "stix", "font.size": 8.5,
     "axes.titlesize": 8.8, "axes.labelsize": 8.5, "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8,
     "axes.edgecolor": INK, "axes.linewidth": 0.6, "axes.labelcolor": INK, "text.color": INK,
@@ -115,18 +115,15 @@ def estimate(row: Row | None, key: str) -> tuple[float, float, float]:
 
 
 def relative_variance(row: Row | None) -> tuple[float, float, float]:
-    """tr Σ / ‖g‖² of one replicate, with its interval; ‖g‖ is read off bias and relative bias, or off the floor."""
+    """The relative variance tr Σ / ‖g‖² of one replicate, with its interval.
+
+    ‖g‖ is read off bias and relative bias: off the values, or off the upper ends where the bias is zero.
+    """
     variance, low, high = estimate(row, "variance")
     if variance == 0:
         return 0.0, 0.0, 0.0
-    norm = math.nan
-    bias, relative = estimate(row, "bias")[0], estimate(row, "relative_bias")[0]
-    if relative > 0 and bias > 0:
-        norm = bias / relative
-    else:  # an unresolved bias is exactly zero: fall back to the ratio of the upper ends
-        upper, relative_upper = estimate(row, "bias")[2], estimate(row, "relative_bias")[2]
-        if relative_upper > 0 and upper > 0:
-            norm = upper / relative_upper
+    pairs = zip(estimate(row, "bias"), estimate(row, "relative_bias"), strict=True)
+    norm = next((b / r for b, r in pairs if 0 < b < math.inf and 0 < r < math.inf), math.nan)
     square = norm * norm
     return variance / square, low / square, high / square
 
@@ -205,8 +202,13 @@ def _bias_scale(ax: Axes, top: float, margin: float) -> None:
         return
     decades = max(1, math.ceil(math.log10(top / margin) - 1e-9))
     every = math.ceil((decades + 1) / 5)
+    beyond = (
+        [margin * 10**k for k in range(0, decades + 1, every)]
+        if top > 10 * margin
+        else [margin, 2 * margin, 4 * margin, 8 * margin]
+    )
     ax.set_xscale("symlog", linthresh=margin, linscale=1.0)
-    ax.xaxis.set_major_locator(FixedLocator([0.0, *(margin * 10**k for k in range(0, decades + 1, every))]))
+    ax.xaxis.set_major_locator(FixedLocator([0.0, *beyond]))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(per_cent)
     ax.set_xlim(-0.05 * margin, max(1.25 * top, 2 * margin))
@@ -233,9 +235,13 @@ def _forest(ax: Axes, rows: Sequence[Row | None], margin: float, top: float) -> 
         if math.isfinite(floor) and floor > 0:
             ax.plot(min(floor, top * 1.2), y, "|", color="#8b939e", ms=7, mew=1.0, zorder=2)
         if math.isfinite(low):
-            ax.hlines(y, max(0.0, low), min(high, 2e6) if not math.isnan(high) else value, color=colour, lw=1.4, zorder=3)
+            ax.hlines(
+                y, max(0.0, low), min(high, 2e6) if not math.isnan(high) else value, color=colour, lw=1.4, zorder=3
+            )
         face = colour if row.verdict.startswith("biased") else "white"
-        ax.plot(min(value, top), y, marker, color=colour, mfc=face, mec=colour, mew=1.0, ms=4.5, zorder=4, clip_on=False)
+        ax.plot(
+            min(value, top), y, marker, color=colour, mfc=face, mec=colour, mew=1.0, ms=4.5, zorder=4, clip_on=False
+        )
     _bias_scale(ax, top, margin)
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)
@@ -250,7 +256,9 @@ def _key(rows: Iterable[Row | None], floor: bool = True) -> list[Line2D]:
     for verdict, (colour, marker, word) in VERDICTS.items():
         if verdict in found:
             face = colour if verdict.startswith("biased") else "white"
-            handles.append(Line2D([], [], color=colour, marker=marker, mfc=face, mec=colour, ms=4.5, lw=1.4, label=word))
+            handles.append(
+                Line2D([], [], color=colour, marker=marker, mfc=face, mec=colour, ms=4.5, lw=1.4, label=word)
+            )
     if floor and any(estimate(r, "noise_floor")[0] > 0 for r in rows):
         handles.append(Line2D([], [], color="#8b939e", marker="|", ls="", ms=7, mew=1.0, label="noise floor"))
     return handles
@@ -264,7 +272,9 @@ def bias(finding: Finding, ax: Axes | None = None, margin: float = 0.05) -> Axes
     _forest(ax, rows, margin, _top(rows))
     ax.set_yticks(range(len(rows)), [plain(group_name(r)) for r in rows])
     ax.set_xlabel(_note("relative bias (%)", [note], WIDTH - 1))
-    ax.legend(handles=_key(rows), ncols=5, loc="lower left", bbox_to_anchor=(-0.01, 1.0), borderaxespad=0.1, columnspacing=1.2)
+    ax.legend(
+        handles=_key(rows), ncols=5, loc="lower left", bbox_to_anchor=(-0.01, 1.0), borderaxespad=0.1, columnspacing=1.2
+    )
     return ax
 
 
@@ -275,14 +285,14 @@ def bias_by_group(findings: Sequence[Finding], margin: float = 0.05, panels: int
     lines, left_lines = capped(findings, LINES, "estimators")
     table = {n: [next((r for r in groups(f) if group_name(r) == n), None) for f in lines] for n in names}
     across = len(names) if len(names) <= 5 else min(4, math.ceil(len(names) / 2))
-    figure, axes = _grid(len(names), across, 0.148 * len(lines) + 0.45, sharey=True)
+    figure, axes = _grid(len(names), across, (0.148 if len(lines) > 7 else 0.2) * len(lines) + 0.5, sharey=True)
     present = [r for rows in table.values() for r in rows if r is not None]
     for ax, name in zip(axes, names, strict=True):
         _forest(ax, table[name], margin, _top(present))
         ax.set_title(plain(name, 24))
         ax.set_yticks(range(len(lines)), [plain(f.estimator_label, 26) for f in lines], fontsize=7.5)
     figure.supxlabel(_note("relative bias (%)", [left_panels, left_lines], WIDTH), fontsize=8.5)
-    figure.legend(handles=_key(present), loc="outside upper center", ncols=5, columnspacing=1.2, handlelength=1.6)
+    figure.legend(handles=_key(present), loc="outside upper center", ncols=6, columnspacing=1.2, handlelength=1.6)
     return figure
 
 
@@ -306,8 +316,8 @@ def _slope(ax: Axes, n: Sequence[float], top: float, text: bool = True) -> None:
     heights = 1.7 * top * np.sqrt(ends[0] / ends)
     ax.plot(ends, heights, color=MUTED, lw=0.8, ls=(0, (4, 3)), zorder=1)
     if text:
-        middle = math.sqrt(ends[0] * ends[1])
-        where = (middle, 1.7 * top * math.sqrt(ends[0] / middle))
+        early = ends[0] * (ends[1] / ends[0]) ** 0.2
+        where = (early, 1.7 * top * math.sqrt(ends[0] / early))
         ax.annotate("slope −½", where, xytext=(4, 3), textcoords="offset points", color=MUTED, fontsize=7.5)
 
 
@@ -340,7 +350,17 @@ def convergence(finding: Finding, ax: Axes | None = None) -> Axes:
     zero = []
     for k, site in enumerate(sites):
         label = "all weights" if site == "total" else plain(site)
-        _, some = _curve(ax, finding, site, color=SERIES[k], marker=MARKERS[k % len(MARKERS)], ms=3.5, mec="white", mew=0.3, label=label)
+        _, some = _curve(
+            ax,
+            finding,
+            site,
+            color=SERIES[k],
+            marker=MARKERS[k % len(MARKERS)],
+            ms=3.5,
+            mec="white",
+            mew=0.3,
+            label=label,
+        )
         zero += [label] if some else []
     _finish_convergence(ax, [finding], None)
     notes = [f"not on the logarithmic axis, error zero or not finite: {', '.join(zero)}" if zero else "", note]
@@ -367,7 +387,9 @@ def convergence_by_estimator(findings: Sequence[Finding], site: str = "total") -
         for f in findings:
             if f.estimator_label == name and site in f.curves and f.problem_label in problems:
                 k = problems.index(f.problem_label)
-                _, some = _curve(ax, f, site, color=SERIES[k], marker=MARKERS[k], ms=2.8, markevery=2, mec="white", mew=0.3, zorder=3)
+                _, some = _curve(
+                    ax, f, site, color=SERIES[k], marker=MARKERS[k], ms=2.8, markevery=2, mec="white", mew=0.3, zorder=3
+                )
                 if some:
                     zero[f"{name} on {f.problem_label}"] = None
         ax.set_title(plain(name, 24), fontsize=8.3)
@@ -375,7 +397,9 @@ def convergence_by_estimator(findings: Sequence[Finding], site: str = "total") -
         _finish_convergence(ax, findings, site, text=k == 0)
     figure.supxlabel(_note("replicates averaged, n", [_zero_note(zero), note, fewer], WIDTH), fontsize=8.5)
     figure.supylabel("relative error of the mean", fontsize=8.5)
-    handles = [Line2D([], [], color=SERIES[k], marker=MARKERS[k], ms=3.5, label=plain(p)) for k, p in enumerate(problems)]
+    handles = [
+        Line2D([], [], color=SERIES[k], marker=MARKERS[k], ms=3.5, label=plain(p)) for k, p in enumerate(problems)
+    ]
     handles.append(Line2D([], [], color="#c4cad2", lw=0.8, label="the other estimators"))
     figure.legend(handles=handles, loc="outside upper center", ncols=4)
     return figure
@@ -389,14 +413,20 @@ def _zero_note(names: Iterable[str]) -> str:
     return f"not on the logarithmic axis, error zero or not finite: {', '.join(plain(n, 40) for n in found[:6])}{more}"
 
 
-LINE_STYLES = {"unbiased within": "-", "exact": "-", "undecided": (0, (1, 1)), "biased": (0, (5, 1.5)), "biased beyond": (0, (5, 1.5))}
+LINE_STYLES: Mapping[str, Any] = {
+    "unbiased within": "-",
+    "exact": "-",
+    "undecided": (0, (1, 1)),
+    "biased": (0, (5, 1.5)),
+    "biased beyond": (0, (5, 1.5)),
+}
 
 
 @styled
 def convergence_by_problem(findings: Sequence[Finding], site: str = "total") -> Figure:
     """A panel for each problem, a curve for each estimator in the colour and line style of its verdict."""
     problems, note = capped(dict.fromkeys(f.problem_label for f in findings), PANELS, "problems")
-    figure, axes = _grid(len(problems), 4 if len(problems) > 4 else min(3, len(problems)), 1.35)
+    figure, axes = _grid(len(problems), 4 if len(problems) > 4 else min(3, len(problems)), 1.12)
     zero: dict[str, None] = {}
     for k, (ax, problem) in enumerate(zip(axes, problems, strict=True)):
         members = [f for f in findings if f.problem_label == problem and site in f.curves]
@@ -411,7 +441,7 @@ def convergence_by_problem(findings: Sequence[Finding], site: str = "total") -> 
     figure.supylabel("relative error of the mean", fontsize=8.5)
     found = {f.verdict for f in findings}
     handles = [
-        Line2D([], [], color=colour, ls=LINE_STYLES[verdict], label=word)  # type: ignore[arg-type]
+        Line2D([], [], color=colour, ls=LINE_STYLES[verdict], label=word)
         for verdict, (colour, _, word) in VERDICTS.items() if verdict in found
     ]  # fmt: skip
     handles.append(Line2D([], [], color=MUTED, lw=0.8, ls=(0, (4, 3)), label="slope −½"))
@@ -430,14 +460,17 @@ def _bias_shade(value: float, margin: float) -> float:
 
 
 BIAS_MAP = LinearSegmentedColormap.from_list(
-    "relative bias", [(0.0, "#f4f7fa"), (1 / 3, "#d3e2ee"), (1 / 3 + 1e-6, "#f9dfc8"), (0.6, "#dd8a52"), (1.0, "#7d1d17")]
+    "relative bias",
+    [(0.0, "#f4f7fa"), (1 / 3, "#d3e2ee"), (1 / 3 + 1e-6, "#f9dfc8"), (0.6, "#dd8a52"), (1.0, "#7d1d17")],
 )
 BIAS_SIGN = LinearSegmentedColormap.from_list("standardised bias", ["#1f5f8b", "#f5f6f7", "#b5461c"])
 SNR_MAP = LinearSegmentedColormap.from_list("signal to noise", ["#f3f5f8", "#8fb0cb", "#1f3a5f"])
 
 
 @styled
-def heat(findings: Sequence[Finding], statistic: str = "relative_bias", ax: Axes | None = None, margin: float = 0.05) -> Axes:
+def heat(
+    findings: Sequence[Finding], statistic: str = "relative_bias", ax: Axes | None = None, margin: float = 0.05
+) -> Axes:
     """A statistic of every estimator (down) and group of every problem (across).
 
     `statistic` is "relative_bias" (in per cent; the colour changes at the margin) or "snr" (in dB, of one replicate).
@@ -447,9 +480,9 @@ def heat(findings: Sequence[Finding], statistic: str = "relative_bias", ax: Axes
     width = WIDTH if len(columns) > 9 else WIDTH / 2
     ax = _axes(ax, width, 0.19 * len(names) + 1.1)
     values = {
-        (f.estimator_label, f.problem_label, group_name(r)): 100 * estimate(r, statistic)[0]
-        if statistic == "relative_bias"
-        else decibel(estimate(r, statistic)[0])
+        (f.estimator_label, f.problem_label, group_name(r)): (
+            100 * estimate(r, statistic)[0] if statistic == "relative_bias" else decibel(estimate(r, statistic)[0])
+        )
         for f in findings
         for r in groups(f)
     }
@@ -463,7 +496,9 @@ def heat(findings: Sequence[Finding], statistic: str = "relative_bias", ax: Axes
         low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
         high = high if high > low else low + 1
         shade, colours = np.clip(table, low, high), SNR_MAP
-    image = ax.pcolormesh(np.ma.masked_invalid(shade), cmap=colours, vmin=low, vmax=high, edgecolors="white", linewidth=0.6)
+    image = ax.pcolormesh(
+        np.ma.masked_invalid(shade), cmap=colours, vmin=low, vmax=high, edgecolors="white", linewidth=0.6
+    )
     ax.set_facecolor("#ffffff")
     annotated = len(columns) <= 14
     for i, j in np.ndindex(table.shape):
@@ -474,28 +509,43 @@ def heat(findings: Sequence[Finding], statistic: str = "relative_bias", ax: Axes
         else:
             red, green, blue = to_rgb(colours((float(shade[i, j]) - low) / (high - low)))
             ink = "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.55 else INK
-            text = rounded(float(value), most=3 if abs(value) >= 100 else 2) if math.isfinite(value) else ("∞" if value > 0 else "<0")
+            text = (
+                rounded(float(value), most=3 if abs(value) >= 100 else 2)
+                if math.isfinite(value)
+                else ("∞" if value > 0 else "<0")
+            )
         if annotated and text and text != "nan":
             ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=7, color=ink)
     ax.set_ylim(len(names), 0)
     ax.set_yticks(np.arange(len(names)) + 0.5, [plain(n, 26) for n in names], fontsize=7.5)
     many = len({c[0] for c in columns}) > 1
     turn = 90 if len(columns) > 14 or max((len(c[1]) for c in columns), default=0) > 44 // max(len(columns), 1) else 0
-    ax.set_xticks(np.arange(len(columns)) + 0.5, [plain(c[1], 18) for c in columns], rotation=turn, fontsize=6.8 if turn else 7.5)
+    ax.set_xticks(
+        np.arange(len(columns)) + 0.5, [plain(c[1], 18) for c in columns], rotation=turn, fontsize=6.8 if turn else 7.5
+    )
     if many:
         starts = [j for j in range(len(columns)) if j == 0 or columns[j][0] != columns[j - 1][0]]
         for a, b in zip(starts, [*starts[1:], len(columns)], strict=True):
             ax.axvline(a, color=INK, lw=0.8 if a else 0)
             narrow = (b - a) * 68 / len(columns) < len(columns[a][0])
-            ax.annotate(plain(columns[a][0], 22), ((a + b) / 2 if not narrow else (a + b) / 2, 0), xytext=(0, 3), textcoords="offset points",
-                        ha="left" if narrow else "center", va="bottom", fontsize=7.2, rotation=40 if narrow else 0, rotation_mode="anchor")  # fmt: skip
+            ax.annotate(
+                plain(columns[a][0], 22),
+                ((a + b) / 2, 0),
+                xytext=(0, 3),
+                textcoords="offset points",
+                ha="left" if narrow else "center",
+                va="bottom",
+                fontsize=7.2,
+                rotation=40 if narrow else 0,
+                rotation_mode="anchor",
+            )
     ax.tick_params(length=0)
     ax.grid(False)
     ax.spines[["left", "bottom"]].set_visible(False)
     figure = ax.get_figure(root=True)
     assert figure is not None
     bar = figure.colorbar(image, ax=ax, aspect=16, pad=0.015, shrink=0.92, fraction=0.05)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set(visible=False)
     bar.ax.tick_params(labelsize=7)
     if statistic == "relative_bias":
         ticks = [margin / 10, margin, 10 * margin, 100 * margin]
@@ -514,7 +564,7 @@ def heat_maps(findings: Sequence[Finding], margin: float = 0.05) -> Figure:
     names = min(len({f.estimator_label for f in findings}), LINES)
     beside = columns <= 7
     crowded = columns > 14
-    height = 0.165 * names + (1.55 if crowded else 0.8)
+    height = 0.145 * names + 1.4 if crowded else 0.165 * names + 0.8
     figure = Figure(figsize=(WIDTH, height if beside else 2 * height), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True) if beside else figure.subplots(2, 1)
     for ax, key, title in zip(axes, ("relative_bias", "snr"), ("a", "b"), strict=True):
@@ -533,7 +583,8 @@ def standardised(finding: Finding, site: str) -> NDArray[np.float64]:
     difference = np.where(np.abs(difference) <= 1e-12 * size, 0.0, difference)
     with np.errstate(divide="ignore", invalid="ignore"):
         t = difference / error
-    return t.reshape(t.shape[0], -1).T if t.ndim > 1 else t.reshape(1, -1)
+    table: NDArray[np.float64] = t.reshape(t.shape[0], -1).T if t.ndim > 1 else t.reshape(1, -1)
+    return table
 
 
 def strongest(maps: Sequence[NDArray[np.float64]], most: int = UNITS) -> NDArray[np.intp]:
@@ -546,7 +597,9 @@ def strongest(maps: Sequence[NDArray[np.float64]], most: int = UNITS) -> NDArray
 
 
 @styled
-def units(finding: Finding, site: str, ax: Axes | None = None, limit: float = 6.0, rows: NDArray[np.intp] | None = None) -> Axes:
+def units(
+    finding: Finding, site: str, ax: Axes | None = None, limit: float = 6.0, rows: NDArray[np.intp] | None = None
+) -> Axes:
     """Standardised bias of every unit (down) and example (across) of a site; the scale ends at ± `limit`.
 
     Of more than `UNITS` units those with the largest |t| are shown, or `rows` where given.
@@ -554,7 +607,11 @@ def units(finding: Finding, site: str, ax: Axes | None = None, limit: float = 6.
     t = standardised(finding, site)
     rows = strongest([t]) if rows is None else rows
     notes = [
-        f"{t.shape[0] - len(rows)} of {t.shape[0]} units left out: the largest |t| are shown" if len(rows) < t.shape[0] else "",
+        (
+            f"{t.shape[0] - len(rows)} of {t.shape[0]} units left out: the largest |t| are shown"
+            if len(rows) < t.shape[0]
+            else ""
+        ),
         f"{t.shape[1] - UNITS} of {t.shape[1]} examples left out" if t.shape[1] > UNITS else "",
     ]
     shown = t[rows][:, :UNITS]
@@ -562,7 +619,15 @@ def units(finding: Finding, site: str, ax: Axes | None = None, limit: float = 6.
     alone = ax is None
     ax = _axes(ax, WIDTH / 2, min(0.16 * down + 0.9, 4.0))
     sharp = np.kron(np.clip(shown, -limit, limit), np.ones((8, 8)))  # a multiple of the cells, or viewers blur them
-    ax.imshow(np.ma.masked_invalid(sharp), cmap=BIAS_SIGN, vmin=-limit, vmax=limit, extent=(0, across, down, 0), aspect="auto", interpolation="none")
+    ax.imshow(
+        np.ma.masked_invalid(sharp),
+        cmap=BIAS_SIGN,
+        vmin=-limit,
+        vmax=limit,
+        extent=(0, across, down, 0),
+        aspect="auto",
+        interpolation="none",
+    )
     if shown.size <= 300:
         ax.hlines(range(1, down), 0, across, color="white", lw=0.6)
         ax.vlines(range(1, across), 0, down, color="white", lw=0.6)
@@ -579,7 +644,7 @@ def units(finding: Finding, site: str, ax: Axes | None = None, limit: float = 6.
 
 
 @styled
-def unit_maps(panels: Sequence[tuple[Finding, str, str]], limit: float = 6.0, most: int = PANELS) -> Figure:
+def unit_maps(panels: Sequence[tuple[Finding, str, str]], limit: float = 6.0, most: int = 16) -> Figure:
     """Maps of standardised bias: a panel for each triple (finding, site, title), one colour scale for all.
 
     Maps of one site show the same units.
@@ -592,7 +657,7 @@ def unit_maps(panels: Sequence[tuple[Finding, str, str]], limit: float = 6.0, mo
     tall = max(min(t.shape[0], UNITS) for each in maps.values() for t in each)
     across = min(4, len(shown)) if len(shown) not in (5, 6) else 3
     alike = len(rows) == 1 == len(maps)
-    figure, axes = _grid(len(shown), across, min(max(0.1 * tall + 0.5, 0.85), 1.5), sharey=alike, sharex=alike)
+    figure, axes = _grid(len(shown), across, min(max(0.1 * tall + 0.5, 0.85), 1.15), sharey=alike, sharex=alike)
     for ax, (finding, site, title) in zip(axes, shown, strict=True):
         units(finding, site, ax, limit, rows.get(site))
         ax.set_title(plain(title, 21), fontsize=8)
@@ -605,8 +670,10 @@ def unit_maps(panels: Sequence[tuple[Finding, str, str]], limit: float = 6.0, mo
     common = labels.pop() if len(labels) == 1 else ""
     figure.supxlabel(_note(common, [note], WIDTH).strip(), fontsize=8.5)
     down = math.ceil(len(axes) / across)
-    bar = figure.colorbar(axes[0].images[0], ax=axes, aspect=8 + 6 * down, pad=0.012, shrink=0.9, fraction=0.04, extend="both")
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar = figure.colorbar(
+        axes[0].images[0], ax=axes, aspect=8 + 6 * down, pad=0.012, shrink=0.9, fraction=0.04, extend="both"
+    )
+    bar.outline.set(visible=False)
     bar.ax.set_title("t", fontsize=8.5, loc="center")
     bar.ax.tick_params(labelsize=7.5)
     return figure
@@ -634,7 +701,9 @@ def cost(findings: Sequence[Finding], ax: Axes | None = None, per: str = "losses
             ax.vlines(x, low, high, color=colour, lw=1.1)
             ys += [low, high]
         face = colour if f.verdict.startswith("biased") else "white"
-        ax.plot(x, value, marker, color=colour, mfc=face, mec=colour, mew=1.1, ms=5.5, ls="", label=plain(f.estimator_label))
+        ax.plot(
+            x, value, marker, color=colour, mfc=face, mec=colour, mew=1.1, ms=5.5, ls="", label=plain(f.estimator_label)
+        )
         xs.append(x)
         ys.append(value)
     limits_x, limits_y = _log_limits(xs, 0.12), _log_limits(ys)
@@ -655,7 +724,13 @@ def cost(findings: Sequence[Finding], ax: Axes | None = None, per: str = "losses
     ax.set_xlabel(_note(words, notes, WIDTH - 2 if alone else WIDTH / 2 - 0.6))
     ax.set_ylabel("relative variance")
     if alone and ax.get_legend_handles_labels()[0]:
-        ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), labelspacing=0.35, handletextpad=0.2, ncols=1 if len(shown) <= 14 else 2)
+        ax.legend(
+            loc="center left",
+            bbox_to_anchor=(1.01, 0.5),
+            labelspacing=0.35,
+            handletextpad=0.2,
+            ncols=1 if len(shown) <= 14 else 2,
+        )
     return ax
 
 
@@ -675,7 +750,14 @@ def cost_panels(findings: Sequence[Finding], per: str = "losses", most: int = 4)
     if note:
         figure.supxlabel(note, fontsize=8.5)
     if handles:
-        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=4, handletextpad=0.2, columnspacing=1.0)
+        figure.legend(
+            list(handles.values()),
+            list(handles),
+            loc="outside lower center",
+            ncols=4,
+            handletextpad=0.2,
+            columnspacing=1.0,
+        )
     return figure
 
 
@@ -701,7 +783,15 @@ def _strip(ax: Axes, values: Mapping[str, Sequence[tuple[float, str]]], label: s
         _logarithmic(ax, "x")
         ax.set_xlim(limits)
     else:
-        ax.text(0.5, 0.5, "nothing to show on a logarithmic axis", transform=ax.transAxes, ha="center", va="center", color=MUTED)
+        ax.text(
+            0.5,
+            0.5,
+            "nothing to show on a logarithmic axis",
+            transform=ax.transAxes,
+            ha="center",
+            va="center",
+            color=MUTED,
+        )
     names = [f"{plain(n)} ({k} of {len(values[n])})" if k < len(values[n]) else plain(n) for n, k in missing.items()]
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     note = f"zero or not estimable, so not shown: {', '.join(names[:8])}{more}" if names else ""
@@ -743,8 +833,14 @@ def cost_strip(findings: Sequence[Finding], ax: Axes | None = None) -> Axes:
         return float(np.median(usable)) if usable else -1.0
 
     names, note = capped(sorted(table, key=middle), LINES, "estimators")
-    ax = _axes(ax, WIDTH, 0.185 * len(names) + 1.1)
-    _strip(ax, {n: table[n] for n in names}, "variance × time, relative to the least on the same problem", WIDTH - 1.5, note)
+    ax = _axes(ax, WIDTH, 0.15 * len(names) + 1.0)
+    _strip(
+        ax,
+        {n: table[n] for n in names},
+        "variance × time, relative to the least on the same problem",
+        WIDTH - 1.5,
+        note,
+    )
     ax.legend(handles=[h for h in _verdict_dots(w for pairs in table.values() for _, w in pairs)], ncols=5,
               loc="lower left", bbox_to_anchor=(-0.01, 1.0), borderaxespad=0.1, columnspacing=1.0, handletextpad=0.1)  # fmt: skip
     return ax
@@ -753,7 +849,17 @@ def cost_strip(findings: Sequence[Finding], ax: Axes | None = None) -> Axes:
 def _verdict_dots(words: Iterable[str]) -> list[Line2D]:
     found = set(words)
     return [
-        Line2D([], [], color=colour, marker=marker, ls="", mfc=colour if verdict.startswith("biased") else "white", mec=colour, ms=4.5, label=word)
+        Line2D(
+            [],
+            [],
+            color=colour,
+            marker=marker,
+            ls="",
+            mfc=colour if verdict.startswith("biased") else "white",
+            mec=colour,
+            ms=4.5,
+            label=word,
+        )
         for verdict, (colour, marker, word) in VERDICTS.items()
         if verdict in found
     ]
@@ -772,7 +878,7 @@ def resolution(findings: Sequence[Finding], ax: Axes | None = None, margin: floa
         for f in findings:
             table.setdefault(f.estimator_label, []).extend((100 * r.detectable, r.verdict) for r in groups(f))
     names, note = capped(table, LINES, "lines")
-    ax = _axes(ax, WIDTH, 0.19 * max(len(names), 2) + 1.1)
+    ax = _axes(ax, WIDTH, 0.15 * max(len(names), 2) + 1.0)
     _strip(ax, {n: table[n] for n in names}, "detectable relative bias (%)", WIDTH - 1.5, note)
     low, high = ax.get_xlim()
     if ax.get_xscale() == "log":
@@ -796,15 +902,18 @@ def spread(finding: Finding, ax: Axes | None = None) -> Axes:
         if not math.isfinite(value):
             absent.append(group_name(row) + (" (no variance)" if value > 0 else ""))
             continue
-        ends = [v if math.isfinite(v) else value for v in (low, high)]
-        ax.hlines(y, *ends, color=SERIES[0], lw=1.4)
+        left, right = (v if math.isfinite(v) else value for v in (low, high))
+        ax.hlines(y, left, right, color=SERIES[0], lw=1.4)
         ax.plot(value, y, "o", color=SERIES[0], mfc="white", mew=1.0, ms=4.5)
         if low == -math.inf:
             ax.plot(value, y, "<", color=SERIES[0], ms=4.5)
     ax.set_yticks(range(len(rows)), [plain(group_name(r)) for r in rows])
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.xaxis.set_major_locator(MaxNLocator(6))
-    notes = [f"not resolved or without variance, so not shown: {', '.join(plain(n) for n in absent)}" if absent else "", note]
+    notes = [
+        f"not resolved or without variance, so not shown: {', '.join(plain(n) for n in absent)}" if absent else "",
+        note,
+    ]
     ax.set_xlabel(_note("signal-to-noise ratio of one replicate (dB)", notes, WIDTH - 1))
     ax.grid(axis="y", visible=False)
     ax.tick_params(axis="y", length=0)

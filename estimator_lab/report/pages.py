@@ -7,14 +7,15 @@ a number or a comparison is computed here from the diagnosis.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from estimator_lab.report import figures
@@ -31,15 +32,21 @@ LONG = 1500  # most lines in the table of every group
 SECTIONS = 14  # most problems with a page of their own
 NOTES = 40
 TONES = {"unbiased within": "good", "exact": "good", "undecided": "open", "biased": "bad", "biased beyond": "bad"}
-WORDS = {"unbiased within": "within", "exact": "exact", "undecided": "undecided", "biased": "biased", "biased beyond": "beyond"}
+WORDS = {
+    "unbiased within": "within",
+    "exact": "exact",
+    "undecided": "undecided",
+    "biased": "biased",
+    "biased beyond": "beyond",
+}
 
 
-@dataclass
+@dataclasses.dataclass
 class Pages:
     """The data of the template and the figures it names, in order of appearance."""
 
-    data: dict[str, Any] = field(default_factory=dict)
-    figures: dict[str, Figure] = field(default_factory=dict)
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
+    figures: dict[str, Figure] = dataclasses.field(default_factory=dict)
 
 
 # ---------------------------------------------------------------------------------------------------- words
@@ -123,7 +130,15 @@ def _worst(finding: Finding) -> Row | None:
 
 # ---------------------------------------------------------------------------------------------------- blocks
 def _text(*sentences: str) -> Block:
-    return {"kind": "text", "body": " ".join(s for s in sentences if s)}
+    return {"kind": "text", "body": " ".join(s for s in sentences if s), "sticky": False}
+
+
+def _bound(blocks: list[Block]) -> list[Block]:
+    """Text that introduces a figure or a table stays on its page."""
+    for block, following in zip(reversed(blocks[:-1]), reversed(blocks[1:]), strict=True):
+        if block["kind"] == "text":
+            block["sticky"] = following["kind"] in ("figure", "table") or following.get("sticky", False)
+    return blocks
 
 
 def _chip(word: str) -> dict[str, str]:
@@ -135,12 +150,16 @@ def _stand(finding: Finding) -> dict[str, str]:
     return {"text": word, "tone": "alarm" if word == "violated" else "plain"}
 
 
-def _table(columns: Sequence[tuple[str, str, str]], parts: Sequence[tuple[str, Sequence[Sequence[Any]]]], caption: str) -> Block:
+def _table(
+    columns: Sequence[tuple[str, str, str]], parts: Sequence[tuple[str, Sequence[Sequence[Any]]]], caption: str
+) -> Block:
     """A table: columns (head, alignment, width), and parts (name or "", lines)."""
     return {
-        "kind": "table", "columns": [{"head": h, "align": a, "width": w} for h, a, w in columns],
-        "parts": [{"name": n, "rows": [list(r) for r in rows]} for n, rows in parts], "caption": caption,
-    }  # fmt: skip
+        "kind": "table",
+        "columns": [{"head": h, "align": a, "width": w} for h, a, w in columns],
+        "parts": [{"name": n, "rows": [list(r) for r in rows]} for n, rows in parts],
+        "caption": caption,
+    }
 
 
 class _Album:
@@ -178,8 +197,6 @@ class _Story:
 
 def _distinct(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     """The findings, with the full repr as label wherever two estimators or two problems share a short one."""
-    import dataclasses
-
     estimators = Counter(label for label, _ in {(f.estimator_label, f.estimator) for f in findings})
     problems = Counter(label for label, _ in {(f.problem_label, f.problem) for f in findings})
     return tuple(
@@ -202,7 +219,9 @@ def _headline(s: _Story) -> tuple[str, str]:
         name = f"{f.estimator_label} on {f.problem_label}"
         said = {True: "against its claim", False: "as declared", None: "no claim was made"}[f.claim]
         if f.verdict == "biased beyond":
-            return ("bad" if f.claim is not False else "open"), f"{name}: biased by more than {_percent(s.margin)}, {said}."
+            return (
+                "bad" if f.claim is not False else "open"
+            ), f"{name}: biased by more than {_percent(s.margin)}, {said}."
         if f.verdict == "biased":
             return ("bad" if f.claim is not False else "open"), f"{name}: biased, {said}."
         if f.verdict == "exact":
@@ -218,7 +237,10 @@ def _headline(s: _Story) -> tuple[str, str]:
     if pending:
         return "open", f"No claim is violated; {pending} of {_plural(len(s.findings), 'pair')} undecided."
     if claims:
-        return "good", f"All {claims} claims of unbiasedness hold." if claims > 1 else "The claim of unbiasedness holds."
+        return (
+            "good",
+            f"All {claims} claims of unbiasedness hold." if claims > 1 else "The claim of unbiasedness holds.",
+        )
     biased = sum(f.verdict.startswith("biased") for f in s.findings)
     return "good", f"No claim of unbiasedness was made; {biased} of {_plural(len(s.findings), 'pair')} biased."
 
@@ -242,13 +264,15 @@ def _verdict(s: _Story) -> dict[str, Any]:
     if s.single:
         f = s.findings[0]
         say("", tone, [f.words])
-        say("Total", tone, [f"{_bias_words(total(f))} of all weights together."])
+        blocks[-1]["lines"].append(f"All weights together: {_bias_words(total(f))}.")
     else:
         violated = [f for f in s.findings if standing(f) == "violated"]
         lines = []
         for f in violated:
             worst = _worst(f)
-            where = f", clearest in {group_name(worst)} (adjusted p {p_value(worst.p_holm)})" if worst is not None else ""
+            where = (
+                f", clearest in {group_name(worst)} (adjusted p {p_value(worst.p_holm)})" if worst is not None else ""
+            )
             lines.append(f"{_pair(f)}: {_bias_words(total(f))}{where}")
         say("Claim violated", "bad", _capped_lines(lines, 6))
         sound, mixed = [], []
@@ -266,10 +290,18 @@ def _verdict(s: _Story) -> dict[str, Any]:
             mine = [f for f in s.findings if f.estimator_label == name and f.claim is False]
             found = sum(f.verdict.startswith("biased") for f in mine)
             if mine and (found or all(f.verdict == "undecided" for f in mine)):
-                declared.append(f"{name} ({found} of {len(mine)})" if len(mine) > 1 else f"{name}" + ("" if found else " (undecided)"))
+                declared.append(
+                    f"{name} ({found} of {len(mine)})"
+                    if len(mine) > 1
+                    else f"{name}" + ("" if found else " (undecided)")
+                )
             elif mine:
                 surprising.append(name)
-        many = "; in brackets, on how many problems the bias was found" if any("(" in d and " of " in d for d in declared) else ""
+        many = (
+            "; in brackets, on how many problems the bias was found"
+            if any("(" in d and " of " in d for d in declared)
+            else ""
+        )
         say("Declared biased, and found so", "open", [f"{_listed(declared, 24)}{many}."] if declared else [])
         say("Declared biased, no bias found", "open", [f"{_listed(surprising, 24)}."] if surprising else [])
         free = [f for f in s.findings if f.claim is None]
@@ -279,7 +311,11 @@ def _verdict(s: _Story) -> dict[str, Any]:
         lines = []
         for f in sorted(pending, key=lambda f: -max((r.needed for r in groups(f)), default=0)):
             needed = max((r.needed for r in groups(f)), default=0)
-            ask = f"about {count(float(f'{needed:.1e}'))} replicates would decide it, {count(f.replicates)} were drawn" if needed else ""
+            ask = (
+                f"about {count(float(f'{needed:.1e}'))} replicates would decide it, {count(f.replicates)} were drawn"
+                if needed
+                else ""
+            )
             lines.append(f"{_pair(f)}: {ask or 'no number of replicates is known that would decide it'}")
         say("Undecided", "open", _capped_lines(lines, 5))
     return {"tone": tone, "headline": headline, "blocks": blocks, "missed": _missed(s)}
@@ -287,13 +323,18 @@ def _verdict(s: _Story) -> dict[str, Any]:
 
 def _missed(s: _Story) -> list[str]:
     """What the measurement could not have seen."""
-    seen = [(r.detectable, r, f) for f in s.findings for r in groups(f) if math.isfinite(r.detectable) and r.detectable > 0]
+    seen = [
+        (r.detectable, r, f) for f in s.findings for r in groups(f) if math.isfinite(r.detectable) and r.detectable > 0
+    ]
     lines = []
     if seen:
         worst, row, finding = max(seen, key=lambda t: t[0])
         middle = statistics.median(t[0] for t in seen)
         where = group_name(row) if s.single else f"{group_name(row)} of {_pair(finding)}"
-        text = f"With power 95 % a relative bias of {_percent(worst)} would have been found in every tested group ({where} is the least resolved)"
+        text = (
+            f"With power 95 % a relative bias of {_percent(worst)} would have been found in every tested group ({where}"
+            " is the least resolved)"
+        )
         lines.append(text + (f"; in half of them {_percent(middle)}." if len(seen) > 2 else "."))
     random = [f for f in s.findings if f.verdict != "exact"]
     if random:
@@ -301,21 +342,30 @@ def _missed(s: _Story) -> list[str]:
     chance = s.alpha * len(random)
     if len(random) > 1:
         lines.append(
-            f"Each of {count(len(random))} pairs was tested at a family-wise level of {_percent(s.alpha)}: were all of them unbiased, "
-            f"{rounded(chance)} would be called biased by chance on average, at most."
+            f"Each of {count(len(random))} pairs was tested at a family-wise level of {_percent(s.alpha)}: were all of"
+            f" them unbiased, {rounded(chance)} would be called biased by chance on average, at most."
         )
     noisy = [f for f in s.findings if f.truth_error > 0]
     if noisy:
         worst_truth = max(f.truth_error for f in noisy)
         on = _listed(dict.fromkeys(f.problem_label for f in noisy), 6)
-        lines.append(f"The truth is itself estimated on {on}, with a relative standard error of up to {_percent(worst_truth)}.")
+        lines.append(
+            f"The truth is itself estimated on {on}, with a relative standard error of up to {_percent(worst_truth)}."
+        )
     return lines
 
 
 # ---------------------------------------------------------------------------------------------------- sections
 def _columns(s: _Story, ratios: bool) -> list[tuple[str, str, str]]:
-    head = [("Estimator", "left", "1fr"), ("Verdict", "center", "auto"), ("Claim", "left", "auto"),
-            ("Bias (%)", "right", "auto"), ("interval", "right", "auto"), ("SNR (dB)", "right", "auto"), ("E cos", "right", "auto")]  # fmt: skip
+    head = [
+        ("Estimator", "left", "1fr"),
+        ("Verdict", "center", "auto"),
+        ("Claim", "left", "auto"),
+        ("Bias (%)", "right", "auto"),
+        ("interval", "right", "auto"),
+        ("SNR (dB)", "right", "auto"),
+        ("E cos", "right", "auto"),
+    ]
     if ratios:
         head.append(("Work", "right", "auto"))
     return [*head, ("Losses", "right", "auto"), ("µs", "right", "auto")]
@@ -323,9 +373,18 @@ def _columns(s: _Story, ratios: bool) -> list[tuple[str, str, str]]:
 
 def _line(s: _Story, f: Finding, ratios: bool) -> list[Any]:
     row = total(f)
-    found = next((r for r in s.diagnosis.ratios if (r.problem, r.estimator, r.level) == (f.problem, f.estimator, "total")), None)
-    line: list[Any] = [f.estimator_label, _chip(f.verdict), _stand(f), _value(row, "relative_bias", 100),
-                       {"text": _interval(row, "relative_bias", 100), "tone": "muted"}, _decibels(row), _value(row, "mean_cosine")]  # fmt: skip
+    found = next(
+        (r for r in s.diagnosis.ratios if (r.problem, r.estimator, r.level) == (f.problem, f.estimator, "total")), None
+    )
+    line: list[Any] = [
+        f.estimator_label,
+        _chip(f.verdict),
+        _stand(f),
+        _value(row, "relative_bias", 100),
+        {"text": _interval(row, "relative_bias", 100), "tone": "muted"},
+        _decibels(row),
+        _value(row, "mean_cosine"),
+    ]
     if ratios:
         line.append(ABSENT if found is None else rounded(found.work.value, _error(found.work)))
     return [*line, rounded(f.losses), rounded(1e6 * f.seconds)]
@@ -344,8 +403,9 @@ def _reference(s: _Story) -> str:
 def _legend(s: _Story) -> str:
     work = f"; work is variance times time, relative to {_reference(s)}" if _has_ratios(s) else ""
     return (
-        "All weights together. Bias is the relative bias, the debiased norm of the bias over the norm of the gradient; SNR is the squared norm of the mean over "
-        f"the total variance of one replicate; E cos is the mean cosine of one replicate with the gradient{work}; losses and µs are per replicate."
+        "All weights together. Bias is the relative bias, the debiased norm of the bias over the norm of the gradient;"
+        " SNR is the squared norm of the mean over the total variance of one replicate; E cos is the mean cosine of"
+        f" one replicate with the gradient{work}; losses and µs are per replicate."
     )
 
 
@@ -354,13 +414,28 @@ def _setting(s: _Story) -> str:
     amount = count(drawn[0]) if len(drawn) == 1 else f"{count(drawn[0])} to {count(drawn[-1])}"
     dtypes = _listed(dict.fromkeys(f.dtype for f in s.findings))
     exact = sum(f.truth_error == 0 for f in s.findings)
-    truth = "exact" if exact == len(s.findings) else "estimated" if exact == 0 else f"exact for {exact} of {len(s.findings)} pairs, estimated for the others"
-    return f"Each estimate was drawn {amount} times ({dtypes}) at fixed weights and a fixed batch, and its mean held against the true gradient, which is {truth}."
+    truth = (
+        "exact"
+        if exact == len(s.findings)
+        else "estimated"
+        if exact == 0
+        else f"exact for {exact} of {len(s.findings)} pairs, estimated for the others"
+    )
+    return (
+        f"Each estimate was drawn {amount} times ({dtypes}) at fixed weights and a fixed batch, and its mean held"
+        f" against the true gradient, which is {truth}."
+    )
 
 
 def _summary(s: _Story) -> list[Block]:
     ratios = _has_ratios(s)
-    out = [_text(_setting(s), f"A group counts as unbiased within the margin when a bias of {_percent(s.margin)} of its gradient is ruled out at level {rounded(s.alpha)}.")]
+    out = [
+        _text(
+            _setting(s),
+            f"A group counts as unbiased within the margin when a bias of {_percent(s.margin)} of its gradient is ruled"
+            f" out at level {rounded(s.alpha)}.",
+        )
+    ]
     if not s.many:
         parts = [(p if len(s.problems) > 1 else "", [_line(s, f, ratios) for f in s.on(p)]) for p in s.problems]
         out.append(_table(_columns(s, ratios), parts, _legend(s)))
@@ -378,22 +453,37 @@ def _summary(s: _Story) -> list[Block]:
                     continue
                 value = "0" if f.verdict == "exact" else rounded(100 * estimate(total(f), "relative_bias")[0], most=2)
                 tone = "alarm" if standing(f) == "violated" else TONES.get(f.verdict, "plain")
-                row.append({"value": value, "word": WORDS.get(f.verdict, f.verdict).replace("undecided", "open"), "tone": tone})
+                row.append(
+                    {"value": value, "word": WORDS.get(f.verdict, f.verdict).replace("undecided", "open"), "tone": tone}
+                )
             claims = {f.claim for f in s.by(name)}
             claim = {True: "unbiased", False: "biased", None: "none"}[claims.pop()] if len(claims) == 1 else "mixed"
             rows.append({"name": name, "claim": claim, "cells": row})
-        left = f" {len(s.estimators) - 40} of {len(s.estimators)} estimators are left out." if len(s.estimators) > 40 else ""
+        left = (
+            f" {len(s.estimators) - 40} of {len(s.estimators)} estimators are left out."
+            if len(s.estimators) > 40
+            else ""
+        )
         missing = sum(c is None for r in rows for c in r["cells"])
-        blank = f" A dot marks the {missing} pairs that were not measured, as where an estimator does not apply to a family." if missing else ""
+        blank = (
+            f" A dash marks the {missing} pairs that were not measured, as where an estimator does not apply to a"
+            " family."
+            if missing
+            else ""
+        )
         caption = (
-            "Relative bias (%) of all weights together, and the verdict over all groups: within the margin, exact, open (undecided), biased (by an unresolved amount), "
-            f"beyond (the margin). A filled cell violates a claim of unbiasedness.{blank}{left}"
+            "Relative bias (%) of all weights together, and the verdict over all groups: within the margin, exact,"
+            " open (undecided), biased (by an unresolved amount), beyond (the margin). A filled cell violates a claim"
+            f" of unbiasedness.{blank}{left}"
         )
         out.append({"kind": "matrix", "across": across, "rows": rows, "caption": caption})
     return out
 
 
-FOREST = "Open markers: no bias found; filled: biased. The shaded band is the margin; the scale is linear inside it and logarithmic outside. "
+FOREST = (
+    "Open markers: no bias found; filled: biased. The shaded band is the margin; the scale is linear inside it and"
+    " logarithmic outside. "
+)
 FLOOR = "The grey tick is the noise floor, what the norm of the mean error would read for an unbiased estimator."
 
 
@@ -409,7 +499,10 @@ def _bias_sentence(findings: Sequence[Finding], margin: float) -> str:
     sizes = [(estimate(r, "relative_bias")[0], f, r) for f, r in flagged]
     worst, f, r = max(sizes, key=lambda t: (not math.isnan(t[0]), t[0]))
     owner = f"{group_name(r)} of {f.estimator_label}" if len({g.estimator for g in findings}) > 1 else group_name(r)
-    return f"A bias was found in {len(flagged)} of {_plural(tested, 'tested group')}; the largest is {_percent(worst)}, in {owner}."
+    return (
+        f"A bias was found in {len(flagged)} of {_plural(tested, 'tested group')}; the largest is {_percent(worst)}, in"
+        f" {owner}."
+    )
 
 
 def _bias_section(s: _Story) -> list[Block]:
@@ -417,16 +510,26 @@ def _bias_section(s: _Story) -> list[Block]:
         f = s.findings[0]
         return [
             _text(_bias_sentence([f], s.margin)),
-            s.album.add(figures.bias(f, margin=s.margin), f"Relative bias of each group of {_pair(f)}, with intervals.", _bias_caption(s, "of every tested group")),
+            s.album.add(
+                figures.bias(f, margin=s.margin),
+                f"Relative bias of each group of {_pair(f)}, with intervals.",
+                _bias_caption(s, "of every tested group"),
+            ),
         ]
     out: list[Block] = []
     for p in s.problems:
         mine = s.on(p)
         if len(s.problems) > 1:
-            out.append({"kind": "heading", "body": p})
+            out.append({"kind": "heading", "body": p, "page": False})
         out.append(_text(_bias_sentence(mine, s.margin)))
         drawn: Any = figures.bias(mine[0], margin=s.margin) if len(mine) == 1 else figures.bias_by_group(mine, s.margin)
-        out.append(s.album.add(drawn, f"Relative bias of each estimator in each group of {p}, with intervals.", _bias_caption(s, f"on {p}, a panel for each group")))
+        out.append(
+            s.album.add(
+                drawn,
+                f"Relative bias of each estimator in each group of {p}, with intervals.",
+                _bias_caption(s, f"on {p}, a panel for each group"),
+            )
+        )
     return out
 
 
@@ -438,11 +541,23 @@ def _problem_section(s: _Story) -> list[Block]:
     for p in shown:
         mine = s.on(p)
         truths = _listed(dict.fromkeys(f.truth for f in mine), 3)
-        out.append({"kind": "heading", "body": p})
+        out.append({"kind": "heading", "body": p, "page": len(mine) > 8 and p != shown[0]})
         out.append(_text(f"Truth: {truths}.", _bias_sentence(mine, s.margin)))
-        out.append(_table(_columns(s, ratios), [("", [_line(s, f, ratios) for f in mine])], f"{p}: all weights together."))
-        drawn: Any = figures.bias(mine[0], margin=s.margin) if len(mine) == 1 else figures.bias_by_group(mine, s.margin, panels=4)
-        out.append(s.album.add(drawn, f"Relative bias of each estimator in each group of {p}, with intervals.", f"{p}: relative bias by group, with intervals."))
+        out.append(
+            _table(_columns(s, ratios), [("", [_line(s, f, ratios) for f in mine])], f"{p}: all weights together.")
+        )
+        drawn: Any = (
+            figures.bias(mine[0], margin=s.margin)
+            if len(mine) == 1
+            else figures.bias_by_group(mine, s.margin, panels=4)
+        )
+        out.append(
+            s.album.add(
+                drawn,
+                f"Relative bias of each estimator in each group of {p}, with intervals.",
+                f"{p}: relative bias by group, with intervals.",
+            )
+        )
     if left:
         out.append(_text(f"{left} here; their numbers are in the table of every group."))
     return out
@@ -453,29 +568,48 @@ def _convergence_section(s: _Story) -> list[Block]:
     if not measured:
         return [_text("No convergence curve was recorded.")]
     out: list[Block] = []
-    stopped, falling, seen = [], [], 0
+    stopped: list[float] = []
+    falling: list[float] = []
+    seen = 0
     for f in measured:
         slope = _last_slope(f)
         if slope is None:
             continue
         seen += 1
-        (stopped if slope > -0.25 else falling).append((slope, f))
+        (stopped if slope > -0.25 else falling).append(slope)
     law = "The error of an unbiased mean falls as n to the power −½; a biased one stops at its bias."
     if seen and not s.single:
-        law += f" Over the last factor of four in n, {len(falling)} of {_plural(seen, 'curve')} still fall with a slope under −¼ and {len(stopped)} have levelled off."
+        law += (
+            f" Over the last factor of four in n, {len(falling)} of {_plural(seen, 'curve')} still fall with a slope"
+            f" under −¼ and {len(stopped)} have levelled off."
+        )
     elif seen:
-        law += f" Over the last factor of four in n the slope of the whole gradient's curve is {rounded((falling + stopped)[0][0], 0.05)}."
+        law += (
+            " Over the last factor of four in n the slope of the whole gradient's curve is"
+            f" {rounded((falling + stopped)[0], 0.05)}."
+        )
     out.append(_text(law))
-    caption = "Relative error of the mean of n replicates; bands are the intervals of the diagnosis, the dashed line has slope −½."
+    caption = (
+        "Relative error of the mean of n replicates; bands are the intervals of the diagnosis, the dashed line has"
+        " slope −½."
+    )
     if s.single:
         drawn: Any = figures.convergence(s.findings[0])
     elif s.many:
         drawn = figures.convergence_by_problem(measured)
-        caption = "Relative error of the mean of n replicates, all weights together, a curve for each estimator; the dashed line has slope −½."
+        caption = (
+            "Relative error of the mean of n replicates, all weights together, a curve for each estimator; the dashed"
+            " line has slope −½."
+        )
     else:
         drawn = figures.convergence_by_estimator(measured)
-        caption = "Relative error of the mean of n replicates, all weights together, with the intervals of the diagnosis as bands; the dashed line has slope −½."
-    out.append(s.album.add(drawn, "Relative error of the mean against the number of replicates, on logarithmic axes.", caption))
+        caption = (
+            "Relative error of the mean of n replicates, all weights together, with the intervals of the diagnosis as"
+            " bands; the dashed line has slope −½."
+        )
+    out.append(
+        s.album.add(drawn, "Relative error of the mean against the number of replicates, on logarithmic axes.", caption)
+    )
     return out
 
 
@@ -499,13 +633,26 @@ def _layer_section(s: _Story) -> list[Block]:
         noise = ""
         if snr:
             low, high = min(snr, key=lambda t: t[0]), max(snr, key=lambda t: t[0])
-            noise = f"The signal-to-noise ratio of one replicate is lowest in {group_name(low[1])} ({_decibels(low[1])} dB)"
-            noise += f" and highest in {group_name(high[1])} ({_decibels(high[1])} dB)." if low[1] is not high[1] else "."
+            noise = (
+                f"The signal-to-noise ratio of one replicate is lowest in {group_name(low[1])} ({_decibels(low[1])} dB)"
+            )
+            noise += (
+                f" and highest in {group_name(high[1])} ({_decibels(high[1])} dB)." if low[1] is not high[1] else "."
+            )
         return [
             _text(noise or "No group has a finite signal-to-noise ratio."),
-            s.album.add(figures.spread(f), "Signal-to-noise ratio of one replicate in each group, with intervals.", "Signal-to-noise ratio of one replicate by group, with intervals."),
+            s.album.add(
+                figures.spread(f),
+                "Signal-to-noise ratio of one replicate in each group, with intervals.",
+                "Signal-to-noise ratio of one replicate by group, with intervals.",
+            ),
         ]
-    out = [_text("Where an estimator is wrong, and where it is merely noisy: relative bias (the colour turns at the margin) and signal-to-noise ratio of a single replicate, by group.")]
+    out = [
+        _text(
+            "Where an estimator is wrong, and where it is merely noisy: relative bias (the colour turns at the margin)"
+            " and signal-to-noise ratio of a single replicate, by group."
+        )
+    ]
     batches = [s.findings] if len(s.problems) <= 1 or s.many else [tuple(s.on(p)) for p in s.problems]
     for batch in batches:
         on = f" on {batch[0].problem_label}" if len(batches) > 1 else ""
@@ -513,24 +660,34 @@ def _layer_section(s: _Story) -> list[Block]:
             s.album.add(
                 figures.heat_maps(batch, s.margin),
                 f"Heat maps of relative bias and signal-to-noise ratio by estimator and group{on}.",
-                f"a, relative bias (%){on}. b, signal-to-noise ratio of one replicate (dB); < 0 in a cell: the signal is not resolved, ∞: no variance. "
-                "A dot is a group that the estimator does not have, a cross a value that is not estimable.",
+                f"a, relative bias (%){on}. b, signal-to-noise ratio of one replicate (dB); < 0 in a cell: the signal"
+                " is not resolved, ∞: no variance. A dot is a group that the estimator does not have, a cross a value"
+                " that is not estimable.",
             )
         )
     return out
 
 
 def _unit_section(s: _Story) -> list[Block]:
-    maps = [(f, site) for f in s.findings for site in f.units]
+    every = [(f, site) for f in s.findings for site in f.units]
+    still: dict[str, None] = {}  # neither error nor noise in any unit: nothing to draw
+    maps = []
+    for f, site in every:
+        if np.isnan(figures.standardised(f, site)).all():
+            still[f.estimator_label] = None
+        else:
+            maps.append((f, site))
     if not maps:
-        return [_text("No unit gradients were recorded.")]
+        return [_text("No unit gradient has an error or a noise." if every else "No unit gradients were recorded.")]
+    blank = f" Not drawn, for want of error and noise: {_listed(still, 6)}." if still and not s.single else ""
     if s.single:
         panels = [(f, site, site) for f, site in maps]
     elif s.many:
-        size = {key: 0 for key in ((f.problem_label, site) for f, site in maps)}
+        sizes: dict[tuple[str, str], int] = {}
         for f, site in maps:
-            size[f.problem_label, site] = max(size[f.problem_label, site], f.units[site].mean.size)
-        chosen = max(size, key=lambda k: size[k])
+            key = f.problem_label, site
+            sizes[key] = max(sizes.get(key, 0), f.units[site].mean.size)
+        chosen = max(sizes, key=lambda key: sizes[key])
         panels = [(f, site, f.estimator_label) for f, site in maps if (f.problem_label, site) == chosen]
     else:
         first = {p: next((site for f, site in maps if f.problem_label == p), "") for p in s.problems}
@@ -551,16 +708,25 @@ def _unit_section(s: _Story) -> list[Block]:
         sentence = ""
         if peaks:
             number, peak = sum(p[1] for p in peaks), max(peaks)
-            expected = statistics.NormalDist().inv_cdf((1 + 0.5 ** (1 / number)) / 2)  # median of the largest of n |N(0, 1)|
+            expected = statistics.NormalDist().inv_cdf(
+                (1 + 0.5 ** (1 / number)) / 2
+            )  # median of the largest of n |N(0, 1)|
             size = "without bound (a unit is off without any noise)" if math.isinf(peak[0]) else rounded(peak[0], 0.3)
-            among = "value of an unbiased estimator" if number == 1 else f"of {count(number)} independent values of unbiased estimators"
-            sentence = f"The largest |t| is {size}, in {peak[2]}; the largest {among} would be about {rounded(expected, 0.3)}."
+            among = (
+                "value of an unbiased estimator"
+                if number == 1
+                else f"of {count(number)} independent values of unbiased estimators"
+            )
+            sentence = (
+                f"The largest |t| is {size}, in {peak[2]}; the largest {among} would be about {rounded(expected, 0.3)}."
+            )
         out.append(_text(sentence))
         out.append(
             s.album.add(
                 figures.unit_maps(batch),
                 f"Standardised bias of every unit and example{' on ' + problem if len(s.problems) > 1 else ''}.",
-                f"Standardised bias t of each unit's gradient, clipped at ± 6, by unit and example.{where} An unbiased estimator leaves noise without a pattern; white cells have neither error nor noise.",
+                f"Standardised bias t of each unit's gradient, clipped at ± 6, by unit and example.{where} An unbiased"
+                f" estimator leaves noise without a pattern; a white cell has neither error nor noise.{blank}",
             )
         )
     return out
@@ -571,32 +737,56 @@ def _cost_section(s: _Story) -> list[Block]:
     if s.single:
         f = s.findings[0]
         value = relative_variance(total(f))[0]
-        price = f"A replicate costs {rounded(f.losses)} evaluations of the loss, {rounded(f.backwards)} backward passes and {rounded(1e6 * f.seconds)} µs."
+        price = (
+            f"A replicate costs {rounded(f.losses)} evaluations of the loss, {rounded(f.backwards)} backward passes and"
+            f" {rounded(1e6 * f.seconds)} µs."
+        )
         if value == 0:
             return [_text(price, "It has no variance: one replicate is enough.")]
         if not math.isfinite(value):
             return [_text(price, "Its relative variance is not estimable.")]
         need = value / 0.01**2
-        noise = f"Its variance is {rounded(value)} times the squared norm of the gradient, so that a noise of 1 % takes {count(float(f'{need:.1e}'))} replicates, {_duration(need * f.seconds)}."
+        noise = (
+            f"Its variance is {rounded(value)} times the squared norm of the gradient, so that a noise of 1 % takes"
+            f" {count(float(f'{need:.1e}'))} replicates, {_duration(need * f.seconds)}."
+        )
         return [_text(price, noise)]
     out: list[Block] = []
     if s.many:
         table = figures.work(s.findings)
-        best = Counter()  # type: ignore[var-annotated]
+        best: Counter[str] = Counter()
         for name, pairs in table.items():
             best[name] += sum(v == 1 for v, _ in pairs)
         name, wins = best.most_common(1)[0]
-        out.append(_text(f"Work is variance times time: the time to a given noise. {name} has the least on {wins} of {_plural(len(s.problems), 'problem')}."
-                         if wins else "Work is variance times time: the time to a given noise."))  # fmt: skip
-        out.append(s.album.add(figures.cost_strip(s.findings), "Work of each estimator relative to the least on the same problem.",
-                               "Work of each estimator, relative to the least on the same problem; a marker for each problem, the bar is the median. A biased estimator may be cheap and wrong.")) # fmt: skip
+        out.append(
+            _text(
+                f"Work is variance times time: the time to a given noise. {name} has the least on {wins} of"
+                f" {_plural(len(s.problems), 'problem')}."
+                if wins
+                else "Work is variance times time: the time to a given noise."
+            )
+        )
+        out.append(
+            s.album.add(
+                figures.cost_strip(s.findings),
+                "Work of each estimator relative to the least on the same problem.",
+                "Work of each estimator, relative to the least on the same problem; a marker for each problem, the bar"
+                " is the median. A biased estimator may be cheap and wrong.",
+            )
+        )
         return out
     for p in s.problems:
         out.append(_text(_cheapest(s.on(p), p)))
     words = "evaluations of the loss" if per == "losses" else "time"
     drawn: Any = figures.cost(s.findings, per=per) if len(s.problems) == 1 else figures.cost_panels(s.findings, per)
-    out.append(s.album.add(drawn, f"Relative variance of one replicate against {words} per replicate, on logarithmic axes.",
-                           f"Variance of one replicate relative to the squared norm of the gradient, with intervals, against {words} per replicate. Along a dashed line the work is the same; a filled marker is a biased estimator.")) # fmt: skip
+    out.append(
+        s.album.add(
+            drawn,
+            f"Relative variance of one replicate against {words} per replicate, on logarithmic axes.",
+            f"Variance of one replicate relative to the squared norm of the gradient, with intervals, against {words}"
+            " per replicate. Along a dashed line the work is the same; a filled marker is a biased estimator.",
+        )
+    )
     if s.diagnosis.ratios:
         labels = {f.estimator: f.estimator_label for f in s.findings}
         names = {f.problem: f.problem_label for f in s.findings}
@@ -612,12 +802,18 @@ def _cost_section(s: _Story) -> list[Block]:
         if parts:
             out.append(
                 _table(
-                    [("Estimator", "left", "1fr"), ("against", "left", "auto"), ("Variance ratio", "right", "auto"), ("interval", "right", "auto"),
-                     ("Work ratio", "right", "auto"), ("interval", "right", "auto")],
+                    [
+                        ("Estimator", "left", "1fr"),
+                        ("against", "left", "auto"),
+                        ("Variance ratio", "right", "auto"),
+                        ("interval", "right", "auto"),
+                        ("Work ratio", "right", "auto"),
+                        ("interval", "right", "auto"),
+                    ],
                     [(p if len(parts) > 1 else "", lines[: figures.LINES]) for p, lines in parts.items()],
                     "Ratios to a reference, all weights together; below one is better. Work is variance times time.",
                 )
-            )  # fmt: skip
+            )
     return out
 
 
@@ -639,7 +835,10 @@ def _cheapest(findings: Sequence[Finding], problem: str) -> str:
     text = f"On {problem}, {finding.estimator_label} needs the least time for a given noise"
     if finding.verdict.startswith("biased") and sound:
         work, other = min(sound, key=lambda t: t[0])
-        return f"{text}, but is biased; among those without a bias found it is {other.estimator_label}, at {rounded(work / least, most=2)} times that."
+        return (
+            f"{text}, but is biased; among those without a bias found it is {other.estimator_label}, at"
+            f" {rounded(work / least, most=2)} times that."
+        )
     second, other = min((t for t in usable if t[1] is not finding), key=lambda t: t[0])
     return f"{text}; {other.estimator_label} follows at {rounded(second / least, most=2)} times that."
 
@@ -650,18 +849,49 @@ def _resolution_section(s: _Story) -> list[Block]:
     if not able:
         return [_text("No group has a noise that would limit what can be seen.")]
     fine = sum(d <= s.margin for d in able)
-    text = f"A group without a finding is not thereby unbiased. In {fine} of {_plural(len(able), 'noisy group')} a bias of the margin, {_percent(s.margin)}, would have been found with power 95 %."
+    text = (
+        f"A group without a finding is not thereby unbiased. In {fine} of {_plural(len(able), 'noisy group')} a bias of"
+        f" the margin, {_percent(s.margin)}, would have been found with power 95 %."
+    )
     pending = sorted(((r.needed, f, r) for f, r in rows if r.needed > 0), key=lambda t: -t[0])
     out = [_text(text)]
-    out.append(s.album.add(figures.resolution(s.findings, margin=s.margin), "Smallest relative bias that would have been found, on a logarithmic axis.",
-                           f"Smallest relative bias that the test would have found with power 95 %, {'by group' if s.single else 'a marker for each tested group; the bar is the median'}.")) # fmt: skip
+    out.append(
+        s.album.add(
+            figures.resolution(s.findings, margin=s.margin),
+            "Smallest relative bias that would have been found, on a logarithmic axis.",
+            "Smallest relative bias that the test would have found with power 95 %,"
+            f" {'by group' if s.single else 'a marker for each tested group; the bar is the median'}.",
+        )
+    )
     if pending:
         shown, left = figures.capped(pending, 15, "undecided groups")
-        lines = [[*([] if s.single else [f.estimator_label, f.problem_label]), group_name(r), rounded(100 * r.detectable, most=3), count(f.replicates),
-                  count(float(f"{n:.1e}")), _duration(n * f.seconds)] for n, f, r in shown]  # fmt: skip
-        head = [*([] if s.single else [("Estimator", "left", "1fr"), ("Problem", "left", "auto")]), ("Group", "left", "1fr" if s.single else "auto"),
-                ("Detectable (%)", "right", "auto"), ("Replicates", "right", "auto"), ("Needed", "right", "auto"), ("Time", "right", "auto")]  # fmt: skip
-        out.append(_table(head, [("", lines)], f"Replicates that would decide the groups still undecided, most first.{' ' + left + '.' if left else ''}"))
+        lines = [
+            [
+                *([] if s.single else [f.estimator_label, f.problem_label]),
+                group_name(r),
+                rounded(100 * r.detectable, most=3),
+                count(f.replicates),
+                count(float(f"{n:.1e}")),
+                _duration(n * f.seconds),
+            ]
+            for n, f, r in shown
+        ]
+        head = [
+            *([] if s.single else [("Estimator", "left", "1fr"), ("Problem", "left", "auto")]),
+            ("Group", "left", "1fr" if s.single else "auto"),
+            ("Detectable (%)", "right", "auto"),
+            ("Replicates", "right", "auto"),
+            ("Needed", "right", "auto"),
+            ("Time", "right", "auto"),
+        ]
+        out.append(
+            _table(
+                head,
+                [("", lines)],
+                "Replicates that would decide the groups still undecided, most"
+                f" first.{' ' + left + '.' if left else ''}",
+            )
+        )
     return out
 
 
@@ -672,35 +902,68 @@ def _truth_section(s: _Story) -> list[Block]:
             parts.append([p, words, "exact" if error == 0 else f"{rounded(100 * error)}"])
     noisy = sum(f.truth_error > 0 for f in s.findings)
     text = (
-        f"For {noisy} of {_plural(len(s.findings), 'pair')} the truth is an estimate; its error is part of every test and interval, and no bias smaller than it can be seen."
+        f"{'Here' if s.single else f'For {noisy} of ' + _plural(len(s.findings), 'pair')} the truth is an estimate; its"
+        " error is part of every test and interval, and no bias smaller than it can be seen."
         if noisy
         else "Every truth is exact: no interval in this report carries an error of the truth."
     )
-    table = _table([("Problem", "left", "auto"), ("Truth", "left", "1fr"), ("Relative standard error (%)", "right", "auto")], [("", parts)], "What the estimates were held against.")
+    table = _table(
+        [("Problem", "left", "auto"), ("Truth", "left", "1fr"), ("Relative standard error (%)", "right", "auto")],
+        [("", parts)],
+        "What the estimates were held against.",
+    )
     return [_text(text), table]
 
 
 def _long_table(s: _Story) -> Block:
-    head = [("Group", "left", "1fr"), ("Level", "left", "auto"), ("d", "right", "auto"), ("Rel. bias (%)", "right", "auto"), ("interval", "right", "auto"),
-            ("Adj. p", "right", "auto"), ("SNR (dB)", "right", "auto"), ("cos of mean", "right", "auto"), ("Detect. (%)", "right", "auto"), ("Verdict", "center", "auto")]  # fmt: skip
+    head = [
+        ("Group", "left", "1fr"),
+        ("Level", "left", "auto"),
+        ("d", "right", "auto"),
+        ("Rel. bias (%)", "right", "auto"),
+        ("interval", "right", "auto"),
+        ("Adj. p", "right", "auto"),
+        ("SNR (dB)", "right", "auto"),
+        ("cos of mean", "right", "auto"),
+        ("Detect. (%)", "right", "auto"),
+        ("Verdict", "center", "auto"),
+    ]
     parts, used, everything = [], 0, sum(len(f.rows) for f in s.findings)
     for f in s.findings:
         if used + len(f.rows) > LONG:
             break
         used += len(f.rows)
         parts.append((_pair(f), [_long_line(r) for r in f.rows]))
-    left = f" {everything - used} of {count(everything)} lines are left out; the saved diagnosis has them all." if used < everything else ""
+    left = (
+        f" {everything - used} of {count(everything)} lines are left out; the saved diagnosis has them all."
+        if used < everything
+        else ""
+    )
     return _table(
-        head, parts,
-        "Every group. Levels: site, the unit gradients of one site; layer, the weights that feed a site; weight, one tensor; total. "
-        f"Sites and layers are tested and adjusted by Holm's method within their pair.{left}",
-    )  # fmt: skip
+        head,
+        parts,
+        "Every group. Levels: site, the unit gradients of one site; layer, the weights that feed a site; weight, one"
+        f" tensor; total. Sites and layers are tested and adjusted by Holm's method within their pair.{left}",
+    )
 
 
 def _long_line(r: Row) -> list[Any]:
-    return [r.name, r.level, count(r.size), _value(r, "relative_bias", 100), {"text": _interval(r, "relative_bias", 100), "tone": "muted"},
-            p_value(r.p_holm) if r.tested else ABSENT, _decibels(r), _value(r, "cosine_of_mean"), rounded(100 * r.detectable, most=3),
-            _chip(r.verdict) if r.tested or r.verdict in ("exact",) else {"text": "not tested" if r.level != "total" else WORDS.get(r.verdict, r.verdict), "tone": "muted"}]  # fmt: skip
+    return [
+        r.name,
+        r.level,
+        count(r.size),
+        _value(r, "relative_bias", 100),
+        {"text": _interval(r, "relative_bias", 100), "tone": "muted"},
+        p_value(r.p_holm) if r.tested else ABSENT,
+        _decibels(r),
+        _value(r, "cosine_of_mean"),
+        rounded(100 * r.detectable, most=3),
+        (
+            _chip(r.verdict)
+            if r.tested or r.verdict in ("exact",)
+            else {"text": "not tested" if r.level != "total" else WORDS.get(r.verdict, r.verdict), "tone": "muted"}
+        ),
+    ]
 
 
 def _methods(s: _Story) -> list[dict[str, str]]:
@@ -715,11 +978,16 @@ def _methods(s: _Story) -> list[dict[str, str]]:
         said = {True: "declared unbiased", False: "declared biased", None: "no claim about bias"}[f.claim]
         out.append(
             {
-                "name": about.get("name") or f.estimator_label, "repr": f.estimator, "math": about.get("equation", "") if trusted else "",
-                "raw": "" if trusted else about.get("equation", ""), "reason": about.get("reason", ""), "source": about.get("source", ""),
-                "cost": about.get("cost", ""), "claim": said,
+                "name": about.get("name") or f.estimator_label,
+                "repr": f.estimator,
+                "math": about.get("equation", "") if trusted else "",
+                "raw": "" if trusted else about.get("equation", ""),
+                "reason": about.get("reason", ""),
+                "source": about.get("source", ""),
+                "cost": about.get("cost", ""),
+                "claim": said,
             }
-        )  # fmt: skip
+        )
     return out
 
 
@@ -729,7 +997,14 @@ def _notes(s: _Story) -> list[str]:
         for note in f.notes:
             notes.setdefault(note, []).append(_pair(f))
     lines = [f"{_listed(owners, 4)}: {note}" if not s.single else note for note, owners in notes.items()]
-    return [*lines[:NOTES], *([f"{len(lines) - NOTES} of {len(lines)} notes left out; the saved diagnosis has them all."] if len(lines) > NOTES else [])]
+    return [
+        *lines[:NOTES],
+        *(
+            [f"{len(lines) - NOTES} of {len(lines)} notes left out; the saved diagnosis has them all."]
+            if len(lines) > NOTES
+            else []
+        ),
+    ]
 
 
 def _facts(s: _Story) -> list[list[str]]:
@@ -738,10 +1013,14 @@ def _facts(s: _Story) -> list[list[str]]:
     seeds = sorted({f.seed for f in s.findings})
     facts = [["Estimators", count(len(s.estimators))], ["Problems", count(len(s.problems))]] if not s.single else []
     return [
-        ["Digest", s.diagnosis.digest[:8]], ["Date", s.diagnosis.created[:10]], *facts,
+        ["Digest", s.diagnosis.digest[:8]],
+        ["Date", s.diagnosis.created[:10]],
+        *facts,
         ["Replicates", count(drawn[0]) if len(drawn) == 1 else f"{count(drawn[0])} – {count(drawn[-1])}"],
-        ["Seed", str(seeds[0]) if len(seeds) == 1 else f"{len(seeds)} seeds"], ["Tests", f"{count(tests)}, Holm at {rounded(s.alpha)}"], ["Margin", _percent(s.margin)],
-    ]  # fmt: skip
+        ["Seed", str(seeds[0]) if len(seeds) == 1 else f"{len(seeds)} seeds"],
+        ["Tests", f"{count(tests)}, Holm at {rounded(s.alpha)}"],
+        ["Margin", _percent(s.margin)],
+    ]
 
 
 def _subtitle(s: _Story) -> str:
@@ -778,20 +1057,46 @@ def build(diagnosis: Diagnosis) -> Pages:
     chapters: list[tuple[str, Callable[[_Story], list[Block]]]] = [("Summary", _summary)]
     if s.findings:
         if s.many:
-            chapters += [("Layer by layer", _layer_section), ("Convergence", _convergence_section)]
-            chapters += [("Variance against cost", _cost_section), ("Resolution", _resolution_section)]
-            chapters += [("Unit by unit", _unit_section), ("Ground truth", _truth_section), ("Problem by problem", _problem_section)]
+            chapters += [("Convergence", _convergence_section), ("Variance against cost", _cost_section)]
+            chapters += [
+                ("Layer by layer", _layer_section),
+                ("Resolution", _resolution_section),
+                ("Unit by unit", _unit_section),
+            ]
+            chapters += [("Ground truth", _truth_section), ("Problem by problem", _problem_section)]
         else:
-            chapters += [("Relative bias by group", _bias_section), ("Convergence", _convergence_section), ("Layer by layer", _layer_section)]
-            chapters += [("Unit by unit", _unit_section), ("Variance against cost", _cost_section), ("Resolution", _resolution_section)]
+            chapters += [
+                ("Relative bias by group", _bias_section),
+                ("Convergence", _convergence_section),
+                ("Layer by layer", _layer_section),
+            ]
+            chapters += [
+                ("Unit by unit", _unit_section),
+                ("Variance against cost", _cost_section),
+                ("Resolution", _resolution_section),
+            ]
             chapters += [("Ground truth", _truth_section)]
-    sections = [{"title": title, "blocks": make(s)} for title, make in chapters] if s.findings else []
+    sections = (
+        [{"title": title, "blocks": _bound(make(s)), "page": make is _problem_section} for title, make in chapters]
+        if s.findings
+        else []
+    )
     data = {
-        "title": diagnosis.title, "subtitle": _subtitle(s) if s.findings else "", "date": diagnosis.created[:10], "digest": diagnosis.digest,
-        "facts": _facts(s), "verdict": _verdict(s), "sections": sections, "methods": _methods(s), "margin": _percent(s.margin), "alpha": rounded(s.alpha),
-        "all": _long_table(s) if s.findings else None, "notes": _notes(s), "environment": [[k, v] for k, v in diagnosis.environment.items()],
+        "title": diagnosis.title,
+        "subtitle": _subtitle(s) if s.findings else "",
+        "date": diagnosis.created[:10],
+        "digest": diagnosis.digest,
+        "facts": _facts(s),
+        "verdict": _verdict(s),
+        "sections": sections,
+        "methods": _methods(s),
+        "margin": _percent(s.margin),
+        "alpha": rounded(s.alpha),
+        "all": _long_table(s) if s.findings else None,
+        "notes": _notes(s),
+        "environment": [[k, v] for k, v in diagnosis.environment.items()],
         "command": legible(diagnosis.command, lines=True),
-    }  # fmt: skip
+    }
     walked = _walk(data)
     for method in walked["methods"]:
         method["raw"] = legible(method["raw"], lines=True)

@@ -57,7 +57,7 @@ def rounded(value: float, error: float = math.nan, most: int = 5) -> str:
     if -4 < exponent < 6 and place > -7:
         text = f"{number:,.{max(0, -place)}f}".replace(",", "\u202f")
     else:
-        text = f"{number / 10.0**exponent:.{max(0, exponent - place)}f} × {power_of_ten(exponent)}"
+        text = f"{number / 10.0**exponent:.{max(0, exponent - place)}f}\u202f×\u202f{power_of_ten(exponent)}"
     return text.replace("-", "−")
 
 
@@ -75,4 +75,4 @@ def p_value(p: float) -> str:
     if p < 1e-300:
         return f"< {power_of_ten(-300)}"
     digit, exponent = f"{p:.0e}".split("e")
-    return f"{digit} × {power_of_ten(int(exponent))}"
+    return f"{digit}\u202f×\u202f{power_of_ten(int(exponent))}"

@@ -37,7 +37,8 @@ def describe(group: Group, level: float = 0.95) -> dict[str, Estimate]:
     - noise_floor `sqrt(tr Omega)/||g||`: what the naive relative bias of an unbiased estimator would read.
 
     Relative statistics are nan where g is 0 (or, estimated, has a negative debiased square; the interval of
-    relative_bias already where g may be 0). Intervals are nan below 8 paired batches unless the group has no noise. Rounding (`group.floor`) widens the bias.
+    relative_bias already where g may be 0). Intervals are nan below 8 paired batches unless the group has no noise.
+    Rounding (`group.floor`) widens the bias.
 
     Args:
         group: replicates and truth.

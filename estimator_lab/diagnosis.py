@@ -1,0 +1,270 @@
+"""The result of a study: findings, comparisons between them, and where they came from; saved as JSON."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from estimator_lab.errors import UsageError
+from estimator_lab.finding import Curve, Finding, Row, UnitMap
+from estimator_lab.statistics import Estimate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = "estimator_lab diagnosis"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Variance of one estimator over that of a reference, on one problem, with 95 % intervals.
+
+    Attributes:
+        problem: short name.
+        estimator: short name.
+        reference: short name of the reference.
+        level: of the row compared.
+        name: of the row compared.
+        variance: ratio of the total variances of one draw.
+        work: the same times the ratio of loss evaluations: below one, the estimator is the better buy.
+    """
+
+    problem: str
+    estimator: str
+    reference: str
+    level: str
+    name: str
+    variance: Estimate
+    work: Estimate
+
+
+def ratios(findings: tuple[Finding, ...]) -> tuple[Ratio, ...]:
+    """Every estimator against the first one measured on the same problem with a variance, per site and in total.
+
+    The draws of two estimators are independent, so the standard errors of their log variances add in quadrature.
+    """
+    result = []
+    for problem in dict.fromkeys(f.problem for f in findings):
+        own = [f for f in findings if f.problem == problem]
+        reference = next((f for f in own if f.total.statistics["variance"].value > 0), None)
+        for finding in own:
+            if reference is None or finding is reference:
+                continue
+            for row in finding.rows:
+                if row.level not in ("site", "total"):
+                    continue
+                ratio = _quotient(row.statistics["variance"], reference.row(row.level, row.name).statistics["variance"])
+                cost = finding.losses / reference.losses
+                work = Estimate(ratio.value * cost, ratio.low * cost, ratio.high * cost)
+                labels = finding.problem_label, finding.estimator_label, reference.estimator_label
+                result.append(Ratio(*labels, row.level, row.name, ratio, work))
+    return tuple(result)
+
+
+def _quotient(a: Estimate, b: Estimate) -> Estimate:
+    if not (a.value > 0 and b.value > 0):
+        return Estimate(0.0 if a.value == 0 and b.value > 0 else math.nan, math.nan, math.nan)
+    value = a.value / b.value
+    down = math.hypot(math.log(a.value / a.low), math.log(b.high / b.value)) if a.low > 0 else math.nan
+    up = math.hypot(math.log(a.high / a.value), math.log(b.value / b.low)) if b.low > 0 else math.nan
+    return Estimate(value, value * math.exp(-down), value * math.exp(up))
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine that results depend on."""
+    packages = ("estimator-lab", "torch", "numpy", "scipy", "pandas", "matplotlib", "seaborn", "typst")
+    import torch
+
+    return {
+        "Python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "platform": f"{platform.system()} {platform.machine()}",
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Findings of one or more estimators on one or more problems.
+
+    Attributes:
+        title: of the report.
+        findings: one per estimator and problem.
+        ratios: variance comparisons; empty for a single estimator.
+        command: what reproduces it.
+        created: date, ISO 8601.
+        margin: relative bias that counts as small.
+        alpha: false-alarm rate of each finding.
+        environment: versions and machine.
+        skipped: pairs that do not go together, with the reason.
+    """
+
+    title: str
+    findings: tuple[Finding, ...]
+    ratios: tuple[Ratio, ...]
+    command: str
+    created: str
+    margin: float
+    alpha: float
+    environment: Mapping[str, str]
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        """The verdict of a single finding; of several, the worst status: "violated", "inconclusive" or "sound"."""
+        return self.findings[0].verdict if len(self.findings) == 1 else self.status
+
+    @property
+    def status(self) -> str:
+        """"violated" if any claim is, else "inconclusive" if any is undecided, else "sound"."""
+        found = {f.status for f in self.findings}
+        return next((s for s in ("violated", "inconclusive") if s in found), "sound")
+
+    def summary(self) -> str:
+        """One line per finding, in words."""
+        return "\n".join(f"{f.estimator_label} on {f.problem_label}: {f.words}" for f in self.findings)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """Tidy frame: one row per statistic of every row of every finding, with its interval."""
+        import pandas as pd
+
+        rows = [
+            {
+                "problem": f.problem_label, "estimator": f.estimator_label, "level": r.level, "name": r.name, "size": r.size,
+                "statistic": name, "value": e.value, "low": e.low, "high": e.high,
+                "p": r.p, "p_holm": r.p_holm, "verdict": r.verdict,
+            }
+            for f in self.findings
+            for r in f.rows
+            for name, e in r.statistics.items()
+        ]  # fmt: skip
+        return pd.DataFrame(rows)
+
+    def report(self, path: str | Path) -> None:
+        """Writes the report as a PDF.
+
+        Raises:
+            UsageError: the folder cannot be written to.
+        """
+        from estimator_lab.report import write
+
+        with writable(path):
+            write(self, path)
+
+    def to_json(self) -> str:
+        """Canonical JSON; numbers to nine significant digits, nan as null."""
+        return json.dumps({"format": FORMAT, "schema": SCHEMA, **_plain(self)}, ensure_ascii=False, indent=1)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def save(self, path: str | Path) -> None:
+        """Writes the JSON, through a temporary file so that a full disk or an interrupt leaves no half file.
+
+        Raises:
+            UsageError: the folder cannot be written to.
+        """
+        with writable(path):
+            path = Path(path)
+            with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False, suffix=".part") as file:
+                file.write(self.to_json())
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Reads what ``save`` wrote.
+
+        Raises:
+            UsageError: the file is missing, truncated, not JSON, not ours, or of another version.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UsageError(f"cannot read {path}: {error.strerror}; name a file that estimator-lab saved with --out") from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path} is truncated or no JSON ({error}); measure again, or restore it from a copy") from None
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise UsageError(f"{path} is JSON but not a result of estimator-lab; name a file that it saved with --out")
+        if data.get("schema") != SCHEMA:
+            raise UsageError(f"{path} has schema {data.get('schema')}, this version reads {SCHEMA}; read it with the version that wrote it")
+        try:
+            findings = tuple(_finding(f) for f in data["findings"])
+            compared = tuple(
+                Ratio(**{**r, "variance": _estimate(r["variance"]), "work": _estimate(r["work"])}) for r in data["ratios"]
+            )
+            rest = {k: data[k] for k in ("title", "command", "created", "margin", "alpha", "environment")}
+            return cls(findings=findings, ratios=compared, skipped=tuple(data["skipped"]), **rest)
+        except (KeyError, TypeError) as error:
+            raise UsageError(f"{path} lacks something a result has ({error}); measure again, or restore it from a copy") from None
+
+
+class writable:  # noqa: N801  (reads as a statement)
+    """Turns a failure to write into one line that names the place and the remedy."""
+
+    def __init__(self, path: str | Path):
+        self.path = path
+
+    def __enter__(self) -> None:
+        """Nothing to set up."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Tells an operating-system error in one line."""
+        if isinstance(error, OSError):
+            reason = error.strerror or error
+            raise UsageError(f"cannot write {self.path}: {reason}; name a folder that exists and can be written to") from None
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float):
+        return float(f"{value:.9g}") if math.isfinite(value) else None
+    return value
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _estimate(data: Mapping[str, float | None]) -> Estimate:
+    return Estimate(*(_number(data[k]) for k in ("value", "low", "high")))
+
+
+def _finding(data: Mapping[str, Any]) -> Finding:
+    numbers = ("p", "p_holm", "low", "high", "detectable")
+    rows = tuple(
+        Row(**{**r, **{k: _number(r[k]) for k in numbers}, "statistics": {k: _estimate(e) for k, e in r["statistics"].items()}})
+        for r in data["rows"]
+    )
+    units = {k: UnitMap(**{n: np.array(a, dtype=np.float64) for n, a in u.items()}) for k, u in data["units"].items()}
+    curves = {k: Curve(**{n: [_number(x) for x in v] for n, v in c.items()}) for k, c in data["curves"].items()}
+    scalars = {k: _number(data[k]) for k in ("truth_error", "losses", "backwards", "seconds")}
+    return Finding(**{**data, **scalars, "rows": rows, "units": units, "curves": curves, "notes": tuple(data["notes"])})
+
+
+def command_line() -> str:
+    """The command that this process was started with, or the interpreter's name for a session."""
+    if not sys.argv or not sys.argv[0]:
+        return "Python session"
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])

@@ -1,0 +1,186 @@
+"""Diagnose and compare: the two questions that people ask."""
+
+import datetime
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+
+from estimator_lab.diagnosis import Diagnosis, command_line, environment, ratios
+from estimator_lab.errors import UsageError
+from estimator_lab.estimator import Estimator, about
+from estimator_lab.finding import Finding, find
+from estimator_lab.measure import prepare, prepare_sampler
+from estimator_lab.problem import Problem
+from estimator_lab.sampler import GradientSampler
+from estimator_lab.truth import Truth
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being measured, replicates drawn and replicates planned."""
+
+MARGIN = 0.05
+ALPHA = 0.01
+
+
+@lru_cache(maxsize=16)
+def _cached_truth(problem: Problem, seed: int, wrt: tuple[str, ...]) -> Truth:
+    return Truth.of(problem, seed, wrt)
+
+
+def examine(
+    estimator: Estimator,
+    problem: Problem,
+    *,
+    seed: int = 0,
+    budget: int | None = None,
+    truth: Truth | None = None,
+    wrt: tuple[str, ...] = ("unit", "weight"),
+    margin: float = MARGIN,
+    alpha: float = ALPHA,
+    progress: Progress | None = None,
+) -> Finding:
+    """Measures one estimator on one problem and holds it against the truth."""
+    label = f"{estimator.label} on {problem.label}"
+    if progress:
+        progress(label, 0, 0)
+    if truth is None:
+        truth = _cached_truth(problem, seed, wrt)
+    measurement = prepare(problem, estimator, seed=seed, wrt=wrt, reference=truth.mean)
+    steps = (lambda done, total: progress(label, done, total)) if progress else None
+    record = measurement.run(budget or measurement.default_replicates, steps)
+    labels = problem.label, estimator.label
+    return find(record, truth, labels=labels, about=about(estimator), claim=estimator.unbiased, margin=margin, alpha=alpha)
+
+
+def _examine_sampler(sampler: GradientSampler, seed: int, budget: int | None, margin: float, alpha: float) -> Finding:
+    replicates = budget or 2**12
+    if isinstance(sampler.truth, GradientSampler):
+        truth = Truth.sampled(sampler.truth, 4 * replicates, seed)
+    else:
+        truth = Truth.given({("weight", k): v.detach().cpu().double().numpy() for k, v in sampler.truth.items()})
+    record = prepare_sampler(sampler, seed=seed, reference=truth.mean).run(replicates)
+    labels = "black box", sampler.label
+    return find(record, truth, labels=labels, about={"name": sampler.name}, claim=sampler.unbiased, margin=margin, alpha=alpha)
+
+
+def diagnose(
+    estimator: Estimator | GradientSampler,
+    on: Problem | Sequence[Problem] | None = None,
+    *,
+    seed: int = 0,
+    budget: int | None = None,
+    truth: Truth | None = None,
+    wrt: tuple[str, ...] = ("unit", "weight"),
+    margin: float = MARGIN,
+    alpha: float = ALPHA,
+    progress: Progress | None = None,
+) -> Diagnosis:
+    """Is this estimator right, and what does it cost?
+
+    Args:
+        estimator: an ``Estimator``, or a ``GradientSampler``, which brings its own truth.
+        on: problems; by default all toys that its families allow.
+        seed: same seed, same result.
+        budget: replicates per problem; by default 65536, or 4096 for gradients of over 1000 coordinates.
+        truth: the truth to use (for a single problem); by default exact where possible, else estimated.
+        wrt: "unit" and/or "weight".
+        margin: relative bias that counts as small.
+        alpha: chance, per problem, that an unbiased estimator is called biased.
+        progress: called as replicates are drawn.
+
+    Returns:
+        A diagnosis with one finding per problem.
+
+    Raises:
+        UsageError: estimator and problem do not go together, or something has a wrong shape.
+        MeasurementError: a gradient is not finite, or replicates are not independent.
+    """
+    if isinstance(estimator, GradientSampler):
+        return gather([_examine_sampler(estimator, seed, budget, margin, alpha)], estimator.label, margin=margin, alpha=alpha)
+    return compare(
+        [estimator], on, seed=seed, budget=budget, truth=truth, wrt=wrt, margin=margin, alpha=alpha, progress=progress
+    )
+
+
+def compare(
+    estimators: Sequence[Estimator],
+    on: Problem | Sequence[Problem] | None = None,
+    *,
+    seed: int = 0,
+    budget: int | None = None,
+    truth: Truth | None = None,
+    wrt: tuple[str, ...] = ("unit", "weight"),
+    margin: float = MARGIN,
+    alpha: float = ALPHA,
+    title: str = "",
+    progress: Progress | None = None,
+    keep: Callable[[Diagnosis], None] | None = None,
+) -> Diagnosis:
+    """Several estimators on the same problems, with variance ratios to the first of them.
+
+    Pairs whose family does not fit are skipped and named in ``skipped``; if nothing is left, that is an error. The other
+    arguments are those of ``diagnose``.
+
+    Args:
+        estimators: what to compare.
+        on: problems; by default all toys.
+        seed: same seed, same result.
+        budget: replicates per pair.
+        truth: the truth to use, for a single problem.
+        wrt: "unit" and/or "weight".
+        margin: relative bias that counts as small.
+        alpha: chance, per pair, that an unbiased estimator is called biased.
+        title: of the report.
+        progress: called as replicates are drawn.
+        keep: called with everything found so far before an error is passed on.
+
+    Raises:
+        UsageError: no estimator goes with any problem.
+        MeasurementError: a gradient is not finite, or replicates are not independent.
+    """
+    from estimator_lab.problems import TOYS
+
+    problems = [on] if isinstance(on, Problem) else list(TOYS if on is None else on)
+    if truth is not None and len(problems) != 1:
+        raise UsageError(f"a truth belongs to one problem; {len(problems)} were given")
+    if not estimators or not problems:
+        raise UsageError("name at least one estimator and one problem")
+    findings: list[Finding] = []
+    skipped: list[str] = []
+    name = title or (estimators[0].label if len(estimators) == 1 else f"{len(estimators)} estimators compared")
+    try:
+        for problem in problems:
+            for estimator in estimators:
+                refusal = misfit(estimator, problem)
+                if refusal:
+                    skipped.append(refusal)
+                    continue
+                findings.append(
+                    examine(
+                        estimator, problem, seed=seed, budget=budget, truth=truth, wrt=wrt, margin=margin, alpha=alpha, progress=progress
+                    )
+                )
+    except BaseException:
+        if keep and findings:
+            keep(gather(findings, name, margin=margin, alpha=alpha, skipped=skipped))
+        raise
+    if not findings:
+        raise UsageError("; ".join(skipped))
+    return gather(findings, name, margin=margin, alpha=alpha, skipped=skipped)
+
+
+def misfit(estimator: Estimator, problem: Problem) -> str:
+    """Why an estimator does not apply to a problem, or an empty string."""
+    for site in problem.sites:
+        if not isinstance(site.family, estimator.families):
+            names = " or ".join(f.__name__ for f in estimator.families)
+            return f"{estimator.label} applies to {names} sites; site {site.name!r} of {problem.label} is {site.family!r}"
+    return ""
+
+
+def gather(
+    findings: Sequence[Finding], title: str, *, margin: float, alpha: float, skipped: Iterable[str] = ()
+) -> Diagnosis:
+    """A diagnosis of findings, with ratios, date and environment."""
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    return Diagnosis(
+        title, tuple(findings), ratios(tuple(findings)), command_line(), today, margin, alpha, environment(), tuple(skipped)
+    )
