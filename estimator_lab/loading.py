@@ -1,0 +1,151 @@
+"""From what a user types to an object: table names, ``file.py:Name``, ``package.module:Name``."""
+
+import ast
+import difflib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from estimator_lab.errors import UsageError
+from estimator_lab.estimator import Estimator
+from estimator_lab.problem import Problem
+from estimator_lab.sampler import GradientSampler
+
+
+class ImportFailed(UsageError):
+    """A user's file raised while it was imported; the cause is the user's own exception."""
+
+
+def load_estimator(target: str) -> Estimator | GradientSampler:
+    """The estimator that a target names.
+
+    Args:
+        target: a name of the table, ``file.py``, ``file.py:Name`` or ``package.module:Name``; a name may carry keyword
+            arguments, as in ``Rebar(temperature=0.1)``.
+
+    Raises:
+        UsageError: unknown name, no estimator or several in a file, or arguments that do not fit.
+        ImportFailed: the file raised while it was imported.
+    """
+    from estimator_lab import estimators
+
+    table = {name: getattr(estimators, name) for name in estimators.__all__ if name != "ESTIMATORS"}
+    found = _load(target, table, (Estimator, GradientSampler), "estimator", "estimators")
+    assert isinstance(found, Estimator | GradientSampler)
+    return found
+
+
+def load_problems(target: str) -> list[Problem]:
+    """The problems that a target names: ``toys``, ``networks``, or one as for estimators."""
+    from estimator_lab import problems
+
+    tables = {"toys": problems.TOYS, "networks": problems.NETWORKS}
+    if target.lower() in tables:
+        return list(tables[target.lower()])
+    table = {name: getattr(problems, name) for name in problems.__all__ if name not in ("TOYS", "NETWORKS")}
+    found = _load(target, table, (Problem,), "problem", "problems")
+    assert isinstance(found, Problem)
+    return [found]
+
+
+def _load(target: str, table: Mapping[str, Any], kinds: tuple[type, ...], word: str, plural: str) -> object:
+    place, _, name = target.partition(":") if "(" not in target.partition(":")[0] else ("", "", target)
+    if not name and not place.endswith(".py"):
+        place, name = "", place
+    name, arguments = _call(name, target)
+    if not place:
+        known = {key.lower(): key for key in table}
+        if name.lower() not in known:
+            near = [known[k] for k in difflib.get_close_matches(name.lower(), known, 3, 0.5)]
+            hint = f"did you mean {' or '.join(near)}?" if near else f"see: estimator-lab list {plural}"
+            raise UsageError(f"no {word} is called {name!r}; {hint} Your own goes by file.py:Name")
+        return _make(table[known[name.lower()]], arguments, target)
+    module = _module(place)
+    if name:
+        if not hasattr(module, name):
+            raise UsageError(f"{place} has no {name!r}; it has {_names(_candidates(module, kinds))}")
+        found = getattr(module, name)
+        if not _fits(found, kinds):
+            raise UsageError(f"{target} is no {word}: derive it from estimator_lab.{kinds[0].__name__}")
+        return _make(found, arguments, target)
+    found = _candidates(module, kinds)
+    if len(found) != 1:
+        problem = f"holds no {word}" if not found else f"holds {len(found)} {plural} ({_names(found)})"
+        remedy = f"derive one from estimator_lab.{kinds[0].__name__}" if not found else f"name one, as in {place}:{next(iter(found))}"
+        raise UsageError(f"{place} {problem}; {remedy}")
+    return _make(next(iter(found.values())), arguments, target)
+
+
+def _call(text: str, target: str) -> tuple[str, dict[str, Any]]:
+    """A name with literal keyword arguments."""
+    if "(" not in text:
+        return text, {}
+    try:
+        call = ast.parse(text, mode="eval").body
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args):
+            raise ValueError
+        return call.func.id, {k.arg or "": ast.literal_eval(k.value) for k in call.keywords}
+    except (SyntaxError, ValueError):
+        raise UsageError(f"cannot read {target!r}; write Name(key=value, ...) with plain numbers and strings") from None
+
+
+def _make(found: object, arguments: dict[str, Any], target: str) -> object:
+    if not inspect.isclass(found):
+        if arguments:
+            raise UsageError(f"{target}: an object takes no arguments; name its class")
+        return found
+    try:
+        inspect.signature(found).bind(**arguments)
+    except TypeError as error:
+        raise UsageError(f"{target}: {error}; its signature is {found.__name__}{inspect.signature(found)}") from None
+    return found(**arguments)
+
+
+def _fits(found: object, kinds: tuple[type, ...]) -> bool:
+    if inspect.isclass(found):
+        return issubclass(found, kinds) and not inspect.isabstract(found)
+    return isinstance(found, kinds)
+
+
+def _candidates(module: ModuleType, kinds: tuple[type, ...]) -> dict[str, object]:
+    """Public classes and objects of the module's own that fit."""
+    own = {k: v for k, v in vars(module).items() if not k.startswith("_") and _fits(v, kinds)}
+    return {k: v for k, v in own.items() if not inspect.isclass(v) or v.__module__ == module.__name__}
+
+
+def _names(found: Mapping[str, object]) -> str:
+    return ", ".join(found) or "nothing that fits"
+
+
+def _module(place: str) -> ModuleType:
+    if not place.endswith(".py"):
+        try:
+            return importlib.import_module(place)
+        except ModuleNotFoundError as error:
+            if error.name and (place == error.name or place.startswith(f"{error.name}.")):
+                raise UsageError(f"there is no module {place!r}; install it, or name a file: path/to/file.py:Name") from None
+            raise ImportFailed(f"{place} failed to import") from error
+        except Exception as error:
+            raise ImportFailed(f"{place} failed to import") from error
+    path = Path(place)
+    if not path.is_file():
+        raise UsageError(f"there is no file {place}")
+    name = f"estimator_lab_user_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up by name
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise ImportFailed(f"{place} failed to import") from error
+    finally:
+        sys.path.remove(str(path.resolve().parent))
+    return module
