@@ -108,6 +108,8 @@ class Chain:
     # ------------------------------------------------------------------ mapping the problem over leading axes
     def _map(self, function: Callable[..., Tensor], weights: Weights, per_replicate: bool, *groups: Tensors) -> Tensor:
         run = self._loop if self._looped else self._vmap
+        if not torch.is_grad_enabled():  # a mere evaluation: all replicates share the weights
+            weights, per_replicate = self.weights, False
         return run(function, weights, per_replicate, *groups)
 
     def _flatten(self, groups: tuple[Tensors, ...]) -> tuple[list[Tensor], torch.Size]:
@@ -281,14 +283,19 @@ class Chain:
     def check_mixing(self) -> None:
         """Moves the parameters of all replicates but the first, and requires the first to stay as it was.
 
+        The moves are large and differ between replicates, units and classes, so that samples and losses change with them.
+
         Raises:
             MeasurementError: the estimator reads other replicates than its own.
         """
-        count = 3
-        still = {s.name: torch.zeros(count, self.problem.batch, *s.theta_shape, dtype=self.dtype, device=self.device) for s in self.problem.sites}
+        count = 8
+        still = {
+            s.name: torch.zeros(count, self.problem.batch, *s.theta_shape, dtype=self.dtype, device=self.device)
+            for s in self.problem.sites
+        }
         moved = {name: t.clone() for name, t in still.items()}
         for t in moved.values():
-            t[1:] = 0.7
+            t[1:] = 4 * torch.arange(1, 1 + t[1:].numel(), dtype=t.dtype, device=t.device).reshape(t[1:].shape).sin()
         results = []
         for offsets in (still, moved):
             with forked(derive_seed("mixing")):
@@ -310,8 +317,19 @@ def _count_backward(tally: Tally, count: float) -> None:
 
 @contextmanager
 def forked(seed: int) -> Iterator[None]:
-    """Runs with torch's global random streams seeded, for code that draws from them, and puts them back afterwards."""
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
+    """Runs with torch's global random streams seeded, for code that draws from them, and puts them back afterwards.
+
+    Not ``torch.manual_seed``, which formats a stack trace at every call; CUDA's streams are touched only once in use.
+    """
+    cuda = torch.cuda.is_initialized()
+    state = torch.get_rng_state()
+    states = torch.cuda.get_rng_state_all() if cuda else []
+    try:
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            torch.cuda.manual_seed_all(seed)
         yield
+    finally:
+        torch.set_rng_state(state)
+        if cuda:
+            torch.cuda.set_rng_state_all(states)

@@ -62,8 +62,11 @@ class Measurement:
         plan = self.plan
         began = time.perf_counter()
         seed = derive_seed(repr(plan), index)
+        noise = MonteCarlo(seed, device=self.device)
         with forked(seed):
-            draws = self.source.draw(plan.block, MonteCarlo(seed, device=self.device))
+            before = torch.get_rng_state()
+            draws = self.source.draw(plan.block, noise)
+            drawn = noise.used or not torch.equal(before, torch.get_rng_state())
         spent = time.perf_counter() - began
         for key, tensor in draws.items():
             wrong = ~torch.isfinite(tensor)
@@ -88,6 +91,7 @@ class Measurement:
             tally.losses if tally else float("nan"),
             tally.backwards if tally else float("nan"),
             spent,
+            drawn,
             self.notes,
         )
 
@@ -105,6 +109,8 @@ class Measurement:
     def run(self, replicates: int, progress: Callable[[int, int], None] | None = None) -> Record:
         """All blocks in order, folded one at a time; memory does not grow with the number of replicates.
 
+        An estimator that drew no random number in the first block gives the same gradient for ever: that block is all.
+
         Raises:
             MeasurementError: a block failed; ``record`` holds the blocks before it.
         """
@@ -121,6 +127,8 @@ class Measurement:
             record = block if record is None else record + block
             if progress:
                 progress(record.replicates, total * self.plan.block)
+            if not record.random:
+                break
         assert record is not None
         return record
 

@@ -3,6 +3,7 @@
 import abc
 import hashlib
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -24,13 +25,14 @@ class Noise(abc.ABC):
     """Hands out random numbers for tensors ``[*extra, K, R, B, *units]`` whose replicate axis has index ``axis``."""
 
     @abc.abstractmethod
-    def uniform(self, like: Tensor, axis: int, jumps: Tensor) -> Tensor:
+    def uniform(self, like: Tensor, axis: int, jumps: Callable[[], Tensor]) -> Tensor:
         """Numbers in (0, 1) shaped like ``like``.
 
         Args:
             like: gives shape, dtype and device.
             axis: index of the replicate axis.
-            jumps: ``[*like.shape, J]``, sorted: where the caller's result may jump as a function of the number.
+            jumps: gives ``[*like.shape, J]``, sorted: where the caller's result may jump as a function of the number;
+                called by rules only.
         """
 
     @abc.abstractmethod
@@ -44,19 +46,25 @@ class MonteCarlo(Noise):
     Args:
         *names: what the seed is derived from, for example (seed, problem, estimator, block index).
         device: where the generator lives.
+
+    Attributes:
+        used: whether any number was drawn.
     """
 
     def __init__(self, *names: object, device: torch.device | str = "cpu"):
         self.generator = torch.Generator(device).manual_seed(derive_seed(*names))
+        self.used = False
 
-    def uniform(self, like: Tensor, axis: int, jumps: Tensor) -> Tensor:
+    def uniform(self, like: Tensor, axis: int, jumps: Callable[[], Tensor]) -> Tensor:
         """Uniform draws, kept inside the open interval by half a step of the generator's grid."""
+        self.used = True
         u = torch.rand(like.shape, generator=self.generator, dtype=like.dtype, device=like.device)
         # torch draws multiples of 2^-53 (2^-24 in float32) from [0, 1). Zero is the one value that a logarithm cannot take.
         return u.clamp_(min=torch.finfo(like.dtype).eps / 4)
 
     def normal(self, like: Tensor, axis: int) -> Tensor:
         """Standard normal draws."""
+        self.used = True
         return torch.randn(like.shape, generator=self.generator, dtype=like.dtype, device=like.device)
 
 
@@ -118,12 +126,13 @@ class ProductRule(Noise):
         self._used += count
         return torch.stack(digits, 1) if digits else torch.zeros(shape[0], 0, dtype=torch.long), shape
 
-    def uniform(self, like: Tensor, axis: int, jumps: Tensor) -> Tensor:
+    def uniform(self, like: Tensor, axis: int, jumps: Callable[[], Tensor]) -> Tensor:
         """Gauss-Legendre nodes on the pieces between the jumps."""
-        digits, shape = self._digits(like, axis, (jumps.shape[-1] + 1) * self.nodes)
+        edges = jumps().detach()
+        digits, shape = self._digits(like, axis, (edges.shape[-1] + 1) * self.nodes)
         x, w = (torch.as_tensor(a) for a in _legendre(self.nodes))
-        flat = jumps.detach().expand(*like.shape, -1).movedim(axis, 0).reshape(*digits.shape, -1).double()
-        edges = torch.cat([torch.zeros_like(flat[..., :1]), flat, torch.ones_like(flat[..., :1])], -1)
+        flat = edges.expand(*like.shape, -1).movedim(axis, 0).reshape(*digits.shape, edges.shape[-1]).double()
+        edges = torch.cat([flat.new_zeros(*digits.shape, 1), flat, flat.new_ones(*digits.shape, 1)], -1)
         piece, node = digits // self.nodes, digits % self.nodes
         low = edges.gather(-1, piece[..., None])[..., 0]
         length = edges.gather(-1, piece[..., None] + 1)[..., 0] - low
@@ -141,7 +150,7 @@ class ProductRule(Noise):
 class NoNoise(Noise):
     """For computations that must not draw, such as exact sums."""
 
-    def uniform(self, like: Tensor, axis: int, jumps: Tensor) -> Tensor:
+    def uniform(self, like: Tensor, axis: int, jumps: Callable[[], Tensor]) -> Tensor:
         """Refuses."""
         raise TypeError("an exact computation asked for random numbers")
 

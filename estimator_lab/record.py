@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -52,6 +53,14 @@ class Layout:
         """Length of the gradient part of the vector."""
         return sum(int(np.prod(s)) for s in self.shapes.values())
 
+    @cached_property
+    def membership(self) -> Tensor:
+        """``[d, groups]``: one where a coordinate belongs to a group."""
+        member = torch.zeros(self.size, len(self.groups), dtype=torch.float64)
+        for i, group in enumerate(self.groups):
+            member[self.columns(group), i] = 1
+        return member
+
     def columns(self, group: Key) -> Array:
         """Indices of a group's coordinates."""
         spans = self.spans
@@ -68,21 +77,15 @@ class Layout:
         if reference is None:
             return flat
         g = reference.to(flat)
-        spans = self.spans
-        error = (flat - g).square()
-        agree = ((flat.sign() == g.sign()) & (g != 0)).double()
-        parts = [error, flat * g, flat.square(), agree]
-        sums = {k: torch.stack([p[:, s].sum(1) for p in parts]) for k, s in spans.items()}
-        scalars = []
-        for keys in self.groups.values():
-            square, inner, norm2, agreement = sum(sums[k] for k in keys)  # type: ignore[misc]
-            target = torch.cat([g[spans[k]] for k in keys])
-            length = target.norm()
-            cosine = torch.where(norm2 > 0, inner / (norm2.sqrt() * length), 0.0)
-            share = agreement / max(1, int((target != 0).sum()))
-            zero, descent = (norm2 == 0).double(), (inner > 0).double()
-            scalars += [square, square.square(), inner, norm2, cosine, zero, descent, share]
-        return torch.cat([flat, torch.stack(scalars, 1)], 1)
+        member = self.membership.to(flat.device)  # [d, groups]
+        square, inner, norm2 = (flat - g).square() @ member, (flat * g) @ member, flat.square() @ member
+        agree = ((flat.sign() == g.sign()) & (g != 0)).double() @ member
+        length, nonzero = (g.square() @ member).sqrt(), (g != 0).double() @ member
+        cosine = torch.where(norm2 > 0, inner / (norm2.sqrt() * length), 0.0)
+        zero, descent = (norm2 == 0).double(), (inner > 0).double()
+        share = agree / nonzero.clamp_min(1)
+        scalars = torch.stack([square, square.square(), inner, norm2, cosine, zero, descent, share], -1)
+        return torch.cat([flat, scalars.flatten(1)], 1)
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ class Record:
         losses: loss evaluations per replicate.
         backwards: differentiated loss evaluations per replicate.
         seconds: time spent drawing, in all. Not part of the result's identity.
+        random: whether any random number was drawn; if not, every replicate is the same.
         notes: what the run had to say.
     """
 
@@ -113,6 +117,7 @@ class Record:
     losses: float
     backwards: float
     seconds: float
+    random: bool
     notes: tuple[str, ...] = ()
 
     @property
@@ -143,6 +148,7 @@ class Record:
             self.losses,
             self.backwards,
             self.seconds + other.seconds,
+            self.random or other.random,
             tuple(dict.fromkeys(self.notes + other.notes)),
         )
 

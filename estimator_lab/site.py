@@ -82,7 +82,8 @@ class Site:
 
     def uniform(self) -> Tensor:
         """Uniform numbers shaped like theta: the noise that ``Discrete.perturb`` takes."""
-        return self._noise.uniform(self.theta, self.lead - 2, self.relaxation.perturb_jumps(self.theta.detach()))
+        theta, family = self.theta.detach(), self.relaxation
+        return self._noise.uniform(theta, self.lead - 2, lambda: family.perturb_jumps(theta))
 
     def sample(self, *, common: bool = False) -> Tensor:
         """Values of the units ``[*lead, *units, *value_shape]``, without gradient.
@@ -101,16 +102,24 @@ class Site:
         source = theta[(0,) * extra] if common else theta
         axis = 1 if common else self.lead - 2
         like = source.detach()[(..., *(0,) * len(self.family.theta_shape))]
-        if isinstance(self.family, Discrete):
-            noise = self._noise.uniform(like, axis, self.family.jumps(source.detach()))
+        family = self.family
+        if isinstance(family, Discrete):
+
+            def jumps() -> Tensor:
+                found = family.jumps(theta.detach())
+                if not common or not extra:
+                    return found
+                # one number for all prepended entries: it jumps where any of their samples does
+                return found.flatten(0, extra - 1).movedim(0, -1).flatten(-2).sort(-1).values
+
+            noise = self._noise.uniform(like, axis, jumps)
         else:
             noise = self._noise.normal(like, axis)
-        return self.family.sample(theta, noise)
+        return family.sample(theta, noise)
 
     def expand(self, loss: Tensor) -> Tensor:
         """A per-example quantity ``[*lead]`` with trailing axes of size one for the units and parameters."""
         return loss[(..., *(None,) * len(self.spec.theta_shape))]
-
 
     @property
     def size(self) -> int:

@@ -111,6 +111,7 @@ def compare(
     margin: float = MARGIN,
     alpha: float = ALPHA,
     title: str = "",
+    command: str = "",
     progress: Progress | None = None,
     keep: Callable[[Diagnosis], None] | None = None,
 ) -> Diagnosis:
@@ -129,6 +130,7 @@ def compare(
         margin: relative bias that counts as small.
         alpha: chance, per pair, that an unbiased estimator is called biased.
         title: of the report.
+        command: what the report says reproduces it; by default the command line of this process.
         progress: called as replicates are drawn.
         keep: called with everything found so far before an error is passed on.
 
@@ -160,11 +162,11 @@ def compare(
                 )
     except BaseException:
         if keep and findings:
-            keep(gather(findings, name, margin=margin, alpha=alpha, skipped=skipped))
+            keep(gather(findings, name, margin=margin, alpha=alpha, skipped=skipped, command=command))
         raise
     if not findings:
         raise UsageError("; ".join(skipped))
-    return gather(findings, name, margin=margin, alpha=alpha, skipped=skipped)
+    return gather(findings, name, margin=margin, alpha=alpha, skipped=skipped, command=command)
 
 
 def misfit(estimator: Estimator, problem: Problem) -> str:
@@ -177,10 +179,10 @@ def misfit(estimator: Estimator, problem: Problem) -> str:
 
 
 def gather(
-    findings: Sequence[Finding], title: str, *, margin: float, alpha: float, skipped: Iterable[str] = ()
+    findings: Sequence[Finding], title: str, *, margin: float, alpha: float, skipped: Iterable[str] = (), command: str = ""
 ) -> Diagnosis:
     """A diagnosis of findings, with ratios, date and environment."""
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    return Diagnosis(
-        title, tuple(findings), ratios(tuple(findings)), command_line(), today, margin, alpha, environment(), tuple(skipped)
-    )
+    found = tuple(findings)
+    said = command or command_line()
+    return Diagnosis(title, found, ratios(found), said, today, margin, alpha, environment(), tuple(skipped))

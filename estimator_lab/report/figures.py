@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from estimator_lab.report.rounding import power_of_ten, rounded
 
 if TYPE_CHECKING:
-    from estimator_lab.diagnosis import Estimate, Finding, Row
+    from estimator_lab.finding import Finding, Row
+    from estimator_lab.statistics import Estimate
 
 WIDTH = 6.3  # inches: the width of the text on the page, so that font sizes are true
 PANELS = 12  # most panels in a figure
@@ -47,16 +48,40 @@ SERIES = ("#1f3a5f", "#c77c11", "#2f8f83", "#a8322d", "#7a5ea8", "#5b8ec4", "#8a
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 EN = "\u2002"  # SVG collapses plain spaces
 STYLE: Any = {  # rc settings
-    "font.family": ["STIXGeneral", "DejaVu Sans"], "mathtext.fontset": "stix", "font.size": 8.5,
-    "axes.titlesize": 8.8, "axes.labelsize": 8.5, "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8,
-    "axes.edgecolor": INK, "axes.linewidth": 0.6, "axes.labelcolor": INK, "text.color": INK,
-    "xtick.color": INK, "ytick.color": INK, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
-    "xtick.major.size": 3, "ytick.major.size": 3, "xtick.minor.size": 1.6, "ytick.minor.size": 1.6,
-    "grid.color": GRID, "grid.linewidth": 0.5, "axes.grid": True, "axes.axisbelow": True,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "axes.titleweight": "bold",
-    "legend.frameon": False, "lines.linewidth": 1.2, "lines.markersize": 4,
-    "svg.fonttype": "none", "svg.hashsalt": "estimator-lab",
-}  # fmt: skip
+    "font.family": ["STIXGeneral", "DejaVu Sans"],
+    "mathtext.fontset": "stix",
+    "font.size": 8.5,
+    "axes.titlesize": 8.8,
+    "axes.labelsize": 8.5,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "axes.edgecolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "xtick.minor.size": 1.6,
+    "ytick.minor.size": 1.6,
+    "grid.color": GRID,
+    "grid.linewidth": 0.5,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "legend.frameon": False,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "estimator-lab",
+}
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -103,6 +128,26 @@ def total(finding: Finding) -> Row | None:
     return next((r for r in finding.rows if r.level == "total"), finding.rows[-1] if finding.rows else None)
 
 
+def word(finding: Finding) -> str:
+    """The finding's verdict with the detail of its groups: "exact" and "biased beyond" where all, or one, are."""
+    words = [r.verdict for r in groups(finding)]
+    if finding.verdict == "biased" and "biased beyond" in words:
+        return "biased beyond"
+    if finding.verdict == "unbiased within" and set(words) == {"exact"}:
+        return "exact"
+    return finding.verdict
+
+
+def shows_bias(row: Row) -> bool:
+    """Whether a bias was found, even one inside the margin."""
+    return row.verdict.startswith("biased") or (row.low > 0 and row.verdict != "exact")
+
+
+def detectable(row: Row) -> float:
+    """The smallest relative bias that would have been found; 0 where no noise could hide any."""
+    return 0.0 if estimate(row, "variance")[0] == 0 else row.detectable
+
+
 def group_name(row: Row) -> str:
     """`h1` for the units of a site, `h1 weights` for the weights that feed it."""
     return f"{row.name} weights" if row.level == "layer" and row.name not in ("loss", "weights") else row.name
@@ -126,6 +171,13 @@ def relative_variance(row: Row | None) -> tuple[float, float, float]:
     norm = next((b / r for b, r in pairs if 0 < b < math.inf and 0 < r < math.inf), math.nan)
     square = norm * norm
     return variance / square, low / square, high / square
+
+
+def signal_to_noise(row: Row | None) -> tuple[float, float, float]:
+    """SNR of one replicate with its interval; infinite where there is no variance."""
+    if estimate(row, "variance")[0] == 0:
+        return math.inf, math.inf, math.inf
+    return estimate(row, "snr")
 
 
 def decibel(ratio: float) -> float:
@@ -171,8 +223,9 @@ def _logarithmic(ax: Axes, which: str) -> None:
     (ax.set_xscale if which == "x" else ax.set_yscale)("log")
     axis, limits = (ax.xaxis, ax.get_xlim()) if which == "x" else (ax.yaxis, ax.get_ylim())
     low, high = min(limits), max(limits)
-    if math.log10(high / low) < 1.3:  # less than two powers of ten in sight: label 1, 2, 5 as well
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    decades = math.log10(high / low)
+    if decades < 2:  # few powers of ten in sight: label others as well
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 1.2 else (1.0, 3.0)))
         axis.set_major_formatter(FuncFormatter(lambda v, _: rounded(float(v), most=2)))
     else:
         axis.set_major_locator(LogLocator(numticks=6))
@@ -215,7 +268,7 @@ def _bias_scale(ax: Axes, top: float, margin: float) -> None:
 
 
 def _top(rows: Iterable[Row]) -> float:
-    ends = [v for r in rows for v in estimate(r, "relative_bias")]
+    ends = [v for r in rows for v in (estimate(r, "relative_bias")[0], r.high)]
     return min(max((v for v in ends if math.isfinite(v)), default=0.0), 1e6)
 
 
@@ -225,7 +278,7 @@ def _forest(ax: Axes, rows: Sequence[Row | None], margin: float, top: float) -> 
         if row is None:
             ax.text(0.03, y, "no such group", transform=ax.get_yaxis_transform(), va="center", fontsize=7, color=MUTED)
             continue
-        value, low, high = estimate(row, "relative_bias")
+        value, low, high = estimate(row, "relative_bias")[0], row.low, row.high
         floor = estimate(row, "noise_floor")[0]
         colour, marker, _ = VERDICTS.get(row.verdict, VERDICTS["undecided"])
         if not math.isfinite(value):
@@ -238,7 +291,7 @@ def _forest(ax: Axes, rows: Sequence[Row | None], margin: float, top: float) -> 
             ax.hlines(
                 y, max(0.0, low), min(high, 2e6) if not math.isnan(high) else value, color=colour, lw=1.4, zorder=3
             )
-        face = colour if row.verdict.startswith("biased") else "white"
+        face = colour if shows_bias(row) else "white"
         ax.plot(
             min(value, top), y, marker, color=colour, mfc=face, mec=colour, mew=1.0, ms=4.5, zorder=4, clip_on=False
         )
@@ -310,15 +363,13 @@ def _curve(ax: Axes, finding: Finding, site: str, **style: Any) -> tuple[list[fl
     return [float(e) for e in error[shown]], not bool(shown.all())
 
 
-def _slope(ax: Axes, n: Sequence[float], top: float, text: bool = True) -> None:
+SLOPE: Mapping[str, Any] = {"color": MUTED, "lw": 0.8, "ls": (0, (4, 3)), "label": "slope −½"}
+
+
+def _slope(ax: Axes, n: Sequence[float], top: float) -> None:
     """The reference of slope -1/2, just above the largest error."""
     ends = np.array([min(n), max(n)], dtype=float)
-    heights = 1.7 * top * np.sqrt(ends[0] / ends)
-    ax.plot(ends, heights, color=MUTED, lw=0.8, ls=(0, (4, 3)), zorder=1)
-    if text:
-        early = ends[0] * (ends[1] / ends[0]) ** 0.2
-        where = (early, 1.7 * top * math.sqrt(ends[0] / early))
-        ax.annotate("slope −½", where, xytext=(4, 3), textcoords="offset points", color=MUTED, fontsize=7.5)
+    ax.plot(ends, 1.7 * top * np.sqrt(ends[0] / ends), zorder=1, **SLOPE)
 
 
 def _sites(finding: Finding) -> list[str]:
@@ -332,10 +383,10 @@ def _starts(findings: Iterable[Finding], site: str | None = None) -> tuple[list[
     return [float(n) for c in curves for n in c.n if n > 0], max(first, default=math.nan)
 
 
-def _finish_convergence(ax: Axes, findings: Sequence[Finding], site: str | None, text: bool = True) -> None:
+def _finish_convergence(ax: Axes, findings: Sequence[Finding], site: str | None) -> None:
     n, top = _starts(findings, site)
     if n and top > 0 and max(n) > min(n):
-        _slope(ax, n, top, text)
+        _slope(ax, n, top)
     _logarithmic(ax, "x")
     _logarithmic(ax, "y")
     if not ax.lines:
@@ -377,7 +428,7 @@ def convergence_by_estimator(findings: Sequence[Finding], site: str = "total") -
     labels = dict.fromkeys(f.estimator_label for f in findings)
     names, note = capped(labels, PANELS, "estimators")
     problems, fewer = capped(dict.fromkeys(f.problem_label for f in findings), len(SERIES), "problems")
-    across = min(4, len(names)) if len(names) > 3 else len(names)
+    across = 3 if len(names) in (5, 6) else min(4, len(names))
     figure, axes = _grid(len(names), across, 1.12 if len(names) > 4 else 2.0, sharex=True, sharey=True)
     zero: dict[str, None] = {}
     for ax, name in zip(axes, names, strict=True):
@@ -393,14 +444,14 @@ def convergence_by_estimator(findings: Sequence[Finding], site: str = "total") -
                 if some:
                     zero[f"{name} on {f.problem_label}"] = None
         ax.set_title(plain(name, 24), fontsize=8.3)
-    for k, ax in enumerate(axes):
-        _finish_convergence(ax, findings, site, text=k == 0)
+    for ax in axes:
+        _finish_convergence(ax, findings, site)
     figure.supxlabel(_note("replicates averaged, n", [_zero_note(zero), note, fewer], WIDTH), fontsize=8.5)
     figure.supylabel("relative error of the mean", fontsize=8.5)
     handles = [
         Line2D([], [], color=SERIES[k], marker=MARKERS[k], ms=3.5, label=plain(p)) for k, p in enumerate(problems)
     ]
-    handles.append(Line2D([], [], color="#c4cad2", lw=0.8, label="the other estimators"))
+    handles += [Line2D([], [], color="#c4cad2", lw=0.8, label="the other estimators"), Line2D([], [], **SLOPE)]
     figure.legend(handles=handles, loc="outside upper center", ncols=4)
     return figure
 
@@ -428,23 +479,24 @@ def convergence_by_problem(findings: Sequence[Finding], site: str = "total") -> 
     problems, note = capped(dict.fromkeys(f.problem_label for f in findings), PANELS, "problems")
     figure, axes = _grid(len(problems), 4 if len(problems) > 4 else min(3, len(problems)), 1.12)
     zero: dict[str, None] = {}
-    for k, (ax, problem) in enumerate(zip(axes, problems, strict=True)):
+    for ax, problem in zip(axes, problems, strict=True):
         members = [f for f in findings if f.problem_label == problem and site in f.curves]
         for f in members:
-            colour = VERDICTS.get(f.verdict, VERDICTS["undecided"])[0]
-            style = LINE_STYLES.get(f.verdict, "-")
+            colour = VERDICTS.get(word(f), VERDICTS["undecided"])[0]
+            style = LINE_STYLES.get(word(f), "-")
             if _curve(ax, f, site, color=colour, ls=style, lw=0.95, band=False)[1]:
                 zero[f"{f.estimator_label} on {problem}"] = None
-        _finish_convergence(ax, members, site, text=k == 0)
+        _finish_convergence(ax, members, site)
         ax.set_title(plain(problem, 24), fontsize=8.3)
     figure.supxlabel(_note("replicates averaged, n", [_zero_note(zero), note], WIDTH), fontsize=8.5)
     figure.supylabel("relative error of the mean", fontsize=8.5)
-    found = {f.verdict for f in findings}
+    found = {word(f) for f in findings}
     handles = [
         Line2D([], [], color=colour, ls=LINE_STYLES[verdict], label=word)
-        for verdict, (colour, _, word) in VERDICTS.items() if verdict in found
-    ]  # fmt: skip
-    handles.append(Line2D([], [], color=MUTED, lw=0.8, ls=(0, (4, 3)), label="slope −½"))
+        for verdict, (colour, _, word) in VERDICTS.items()
+        if verdict in found
+    ]
+    handles.append(Line2D([], [], **SLOPE))
     figure.legend(handles=handles, loc="outside upper center", ncols=6)
     return figure
 
@@ -481,7 +533,7 @@ def heat(
     ax = _axes(ax, width, 0.19 * len(names) + 1.1)
     values = {
         (f.estimator_label, f.problem_label, group_name(r)): (
-            100 * estimate(r, statistic)[0] if statistic == "relative_bias" else decibel(estimate(r, statistic)[0])
+            100 * estimate(r, statistic)[0] if statistic == "relative_bias" else decibel(signal_to_noise(r)[0])
         )
         for f in findings
         for r in groups(f)
@@ -657,7 +709,7 @@ def unit_maps(panels: Sequence[tuple[Finding, str, str]], limit: float = 6.0, mo
     tall = max(min(t.shape[0], UNITS) for each in maps.values() for t in each)
     across = min(4, len(shown)) if len(shown) not in (5, 6) else 3
     alike = len(rows) == 1 == len(maps)
-    figure, axes = _grid(len(shown), across, min(max(0.1 * tall + 0.5, 0.85), 1.15), sharey=alike, sharex=alike)
+    figure, axes = _grid(len(shown), across, min(max(0.1 * tall + 0.5, 0.85), 1.05), sharey=alike, sharex=alike)
     for ax, (finding, site, title) in zip(axes, shown, strict=True):
         units(finding, site, ax, limit, rows.get(site))
         ax.set_title(plain(title, 21), fontsize=8)
@@ -700,7 +752,7 @@ def cost(findings: Sequence[Finding], ax: Axes | None = None, per: str = "losses
         if math.isfinite(low) and low > 0 and math.isfinite(high):
             ax.vlines(x, low, high, color=colour, lw=1.1)
             ys += [low, high]
-        face = colour if f.verdict.startswith("biased") else "white"
+        face = colour if word(f).startswith("biased") else "white"
         ax.plot(
             x, value, marker, color=colour, mfc=face, mec=colour, mew=1.1, ms=5.5, ls="", label=plain(f.estimator_label)
         )
@@ -807,8 +859,8 @@ def _strip(ax: Axes, values: Mapping[str, Sequence[tuple[float, str]]], label: s
 
 
 def work(findings: Sequence[Finding]) -> dict[str, list[tuple[float, str]]]:
-    """Relative variance times seconds of each estimator, divided by the smallest positive one on the same problem."""
-    products = {(f.problem, f.estimator_label): relative_variance(total(f))[0] * f.seconds for f in findings}
+    """Relative variance times evaluations of the loss, over the least positive one on the same problem."""
+    products = {(f.problem, f.estimator_label): relative_variance(total(f))[0] * f.losses for f in findings}
     best: dict[str, float] = {}
     for (problem, _), value in products.items():
         if value > 0:
@@ -816,13 +868,13 @@ def work(findings: Sequence[Finding]) -> dict[str, list[tuple[float, str]]]:
     table: dict[str, list[tuple[float, str]]] = {}
     for f in findings:
         ratio = products[f.problem, f.estimator_label] / best.get(f.problem, math.nan)
-        table.setdefault(f.estimator_label, []).append((ratio, f.verdict))
+        table.setdefault(f.estimator_label, []).append((ratio, word(f)))
     return table
 
 
 @styled
 def cost_strip(findings: Sequence[Finding], ax: Axes | None = None) -> Axes:
-    """Work (relative variance times seconds) of each estimator relative to the least on the same problem.
+    """Work of each estimator (variance times evaluations of the loss) over the least on the same problem.
 
     One marker for each problem, the bar is the median; sorted by it.
     """
@@ -837,12 +889,19 @@ def cost_strip(findings: Sequence[Finding], ax: Axes | None = None) -> Axes:
     _strip(
         ax,
         {n: table[n] for n in names},
-        "variance × time, relative to the least on the same problem",
+        "variance × evaluations of the loss, relative to the least on the same problem",
         WIDTH - 1.5,
         note,
     )
-    ax.legend(handles=[h for h in _verdict_dots(w for pairs in table.values() for _, w in pairs)], ncols=5,
-              loc="lower left", bbox_to_anchor=(-0.01, 1.0), borderaxespad=0.1, columnspacing=1.0, handletextpad=0.1)  # fmt: skip
+    ax.legend(
+        handles=[h for h in _verdict_dots(w for pairs in table.values() for _, w in pairs)],
+        ncols=5,
+        loc="lower left",
+        bbox_to_anchor=(-0.01, 1.0),
+        borderaxespad=0.1,
+        columnspacing=1.0,
+        handletextpad=0.1,
+    )
     return ax
 
 
@@ -872,11 +931,11 @@ def resolution(findings: Sequence[Finding], ax: Axes | None = None, margin: floa
     A marker for each tested group, in its verdict's colour; the line is the margin.
     """
     if len(findings) == 1:
-        table = {group_name(r): [(100 * r.detectable, r.verdict)] for r in groups(findings[0])}
+        table = {group_name(r): [(100 * detectable(r), r.verdict)] for r in groups(findings[0])}
     else:
         table = {}
         for f in findings:
-            table.setdefault(f.estimator_label, []).extend((100 * r.detectable, r.verdict) for r in groups(f))
+            table.setdefault(f.estimator_label, []).extend((100 * detectable(r), r.verdict) for r in groups(f))
     names, note = capped(table, LINES, "lines")
     ax = _axes(ax, WIDTH, 0.15 * max(len(names), 2) + 1.0)
     _strip(ax, {n: table[n] for n in names}, "detectable relative bias (%)", WIDTH - 1.5, note)
@@ -886,8 +945,15 @@ def resolution(findings: Sequence[Finding], ax: Axes | None = None, margin: floa
         ax.axvline(100 * margin, color=INK, lw=0.8, zorder=1)
     handles = _verdict_dots(w for pairs in table.values() for _, w in pairs)
     handles.append(Line2D([], [], color=INK, lw=0.8, label=f"margin, {rounded(100 * margin)} %"))
-    ax.legend(handles=handles, ncols=6, loc="lower left", bbox_to_anchor=(-0.01, 1.0), borderaxespad=0.1, columnspacing=1.0,
-              handletextpad=0.3)  # fmt: skip
+    ax.legend(
+        handles=handles,
+        ncols=6,
+        loc="lower left",
+        bbox_to_anchor=(-0.01, 1.0),
+        borderaxespad=0.1,
+        columnspacing=1.0,
+        handletextpad=0.3,
+    )
     return ax
 
 
@@ -898,7 +964,7 @@ def spread(finding: Finding, ax: Axes | None = None) -> Axes:
     ax = _axes(ax, WIDTH, 0.22 * max(len(rows), 2) + 0.75)
     absent = []
     for y, row in enumerate(rows):
-        value, low, high = (decibel(v) for v in estimate(row, "snr"))
+        value, low, high = (decibel(v) for v in signal_to_noise(row))
         if not math.isfinite(value):
             absent.append(group_name(row) + (" (no variance)" if value > 0 else ""))
             continue

@@ -19,12 +19,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from estimator_lab.report import figures
-from estimator_lab.report.figures import decibel, estimate, group_name, groups, relative_variance, total
+from estimator_lab.report.figures import decibel, detectable, estimate, group_name, groups, relative_variance, total
 from estimator_lab.report.legible import legible
 from estimator_lab.report.rounding import ABSENT, count, p_value, rounded
 
 if TYPE_CHECKING:
-    from estimator_lab.diagnosis import Diagnosis, Estimate, Finding, Row
+    from estimator_lab.diagnosis import Diagnosis
+    from estimator_lab.finding import Finding, Row
+    from estimator_lab.statistics import Estimate
 
 Block = dict[str, Any]
 FEW = 3  # problems up to which each gets its own figures; beyond, figures show all problems at once
@@ -51,7 +53,7 @@ class Pages:
 
 # ---------------------------------------------------------------------------------------------------- words
 def standing(finding: Finding) -> str:
-    """How a finding stands to the estimator's claim: "as claimed", "violated", "undecided", "no bias found", "no claim"."""
+    """How a finding stands to a claim: "as claimed", "violated", "undecided", "no bias found" or "no claim"."""
     if finding.claim is None:
         return "no claim"
     if finding.verdict.startswith("biased"):
@@ -73,6 +75,11 @@ def _plural(number: int, noun: str, many: str = "") -> str:
     return f"{count(number)} {noun if number == 1 else many or noun + 's'}"
 
 
+def _amount(number: float, noun: str) -> str:
+    many = noun + ("es" if noun.endswith("s") else "s")
+    return f"{rounded(number)} {noun if number == 1 else many}"
+
+
 def _error(found: Estimate | None) -> float:
     """A standard error off a 95 % interval; for an interval that ends at zero, off its upper part."""
     if found is None or not (math.isfinite(found.low) and math.isfinite(found.high)):
@@ -85,18 +92,18 @@ def _value(row: Row | None, key: str, scale: float = 1.0) -> str:
     return ABSENT if found is None else rounded(scale * found.value, scale * _error(found))
 
 
-def _interval(row: Row | None, key: str, scale: float = 1.0) -> str:
-    found = None if row is None else row.statistics.get(key)
-    if found is None or math.isnan(found.low) or math.isnan(found.high):
+def _bias_interval(row: Row | None) -> str:
+    """The simultaneous interval of the relative bias, in per cent."""
+    if row is None or math.isnan(row.low) or math.isnan(row.high):
         return ABSENT
-    error = scale * _error(found)
-    if found.low == found.high:
-        return rounded(scale * found.low)
-    return f"{rounded(scale * found.low, error)} to {rounded(scale * found.high, error)}"
+    if row.low == row.high:
+        return rounded(100 * row.low)
+    error = 100 * (row.high - row.low) / 3.92
+    return f"{rounded(100 * row.low, error)} to {rounded(100 * row.high, error)}"
 
 
 def _decibels(row: Row | None) -> str:
-    value, low, high = (decibel(v) for v in estimate(row, "snr"))
+    value, low, high = (decibel(v) for v in figures.signal_to_noise(row))
     if value == -math.inf:
         return "not resolved"
     if value == math.inf:
@@ -112,7 +119,7 @@ def _percent(value: float) -> str:
 def _bias_words(row: Row | None) -> str:
     if row is None or "relative_bias" not in row.statistics or math.isnan(row.statistics["relative_bias"].value):
         return "relative bias not estimable"
-    interval = _interval(row, "relative_bias", 100)
+    interval = _bias_interval(row)
     spread = f" ({interval})" if interval != ABSENT else ""
     return f"relative bias {_value(row, 'relative_bias', 100)} %{spread}"
 
@@ -196,7 +203,7 @@ class _Story:
 
 
 def _distinct(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """The findings, with the full repr as label wherever two estimators or two problems share a short one."""
+    """The findings with detailed verdicts, and the full repr as label wherever two things share a short one."""
     estimators = Counter(label for label, _ in {(f.estimator_label, f.estimator) for f in findings})
     problems = Counter(label for label, _ in {(f.problem_label, f.problem) for f in findings})
     return tuple(
@@ -204,6 +211,7 @@ def _distinct(findings: Sequence[Finding]) -> tuple[Finding, ...]:
             f,
             estimator_label=f.estimator if estimators[f.estimator_label] > 1 else f.estimator_label,
             problem_label=f.problem if problems[f.problem_label] > 1 else f.problem_label,
+            verdict=figures.word(f),
         )
         for f in findings
     )
@@ -289,13 +297,9 @@ def _verdict(s: _Story) -> dict[str, Any]:
         for name in s.estimators:
             mine = [f for f in s.findings if f.estimator_label == name and f.claim is False]
             found = sum(f.verdict.startswith("biased") for f in mine)
-            if mine and (found or all(f.verdict == "undecided" for f in mine)):
-                declared.append(
-                    f"{name} ({found} of {len(mine)})"
-                    if len(mine) > 1
-                    else f"{name}" + ("" if found else " (undecided)")
-                )
-            elif mine:
+            if found:
+                declared.append(f"{name} ({found} of {len(mine)})" if len(mine) > 1 else name)
+            elif mine and not any(f.verdict == "undecided" for f in mine):
                 surprising.append(name)
         many = (
             "; in brackets, on how many problems the bias was found"
@@ -323,9 +327,7 @@ def _verdict(s: _Story) -> dict[str, Any]:
 
 def _missed(s: _Story) -> list[str]:
     """What the measurement could not have seen."""
-    seen = [
-        (r.detectable, r, f) for f in s.findings for r in groups(f) if math.isfinite(r.detectable) and r.detectable > 0
-    ]
+    seen = [(detectable(r), r, f) for f in s.findings for r in groups(f) if 0 < detectable(r) < math.inf]
     lines = []
     if seen:
         worst, row, finding = max(seen, key=lambda t: t[0])
@@ -374,19 +376,25 @@ def _columns(s: _Story, ratios: bool) -> list[tuple[str, str, str]]:
 def _line(s: _Story, f: Finding, ratios: bool) -> list[Any]:
     row = total(f)
     found = next(
-        (r for r in s.diagnosis.ratios if (r.problem, r.estimator, r.level) == (f.problem, f.estimator, "total")), None
+        (
+            r
+            for r in s.diagnosis.ratios
+            if (r.problem, r.estimator, r.level) == (f.problem_label, f.estimator_label, "total")
+        ),
+        None,
     )
     line: list[Any] = [
         f.estimator_label,
         _chip(f.verdict),
         _stand(f),
         _value(row, "relative_bias", 100),
-        {"text": _interval(row, "relative_bias", 100), "tone": "muted"},
+        {"text": _bias_interval(row), "tone": "muted"},
         _decibels(row),
         _value(row, "mean_cosine"),
     ]
     if ratios:
-        line.append(ABSENT if found is None else rounded(found.work.value, _error(found.work)))
+        reference = any((r.problem, r.reference) == (f.problem_label, f.estimator_label) for r in s.diagnosis.ratios)
+        line.append("1" if reference else ABSENT if found is None else rounded(found.work.value, _error(found.work)))
     return [*line, rounded(f.losses), rounded(1e6 * f.seconds)]
 
 
@@ -395,15 +403,14 @@ def _has_ratios(s: _Story) -> bool:
 
 
 def _reference(s: _Story) -> str:
-    names = dict.fromkeys(r.reference for r in s.diagnosis.ratios)
-    labels = {f.estimator: f.estimator_label for f in s.findings}
-    return _listed(labels.get(n, n) for n in names)
+    return _listed(dict.fromkeys(r.reference for r in s.diagnosis.ratios))
 
 
 def _legend(s: _Story) -> str:
-    work = f"; work is variance times time, relative to {_reference(s)}" if _has_ratios(s) else ""
+    work = f"; work is variance times evaluations of the loss, relative to {_reference(s)}" if _has_ratios(s) else ""
     return (
-        "All weights together. Bias is the relative bias, the debiased norm of the bias over the norm of the gradient;"
+        "All weights together. Bias is the relative bias, the debiased norm of the bias over the norm of the gradient,"
+        f" with its interval (each end at level {rounded(s.alpha)});"
         " SNR is the squared norm of the mean over the total variance of one replicate; E cos is the mean cosine of"
         f" one replicate with the gradient{work}; losses and µs are per replicate."
     )
@@ -481,18 +488,18 @@ def _summary(s: _Story) -> list[Block]:
 
 
 FOREST = (
-    "Open markers: no bias found; filled: biased. The shaded band is the margin; the scale is linear inside it and"
-    " logarithmic outside. "
+    "Open markers: no bias found; filled: one was found, however small. The shaded band is the margin; the scale is"
+    " linear inside it and logarithmic outside. "
 )
 FLOOR = "The grey tick is the noise floor, what the norm of the mean error would read for an unbiased estimator."
 
 
 def _bias_caption(s: _Story, what: str) -> str:
-    return f"Relative bias {what}, with the intervals of the diagnosis. {FOREST}{FLOOR}"
+    return f"Relative bias {what}, with intervals that are simultaneous over the groups of a pair. {FOREST}{FLOOR}"
 
 
 def _bias_sentence(findings: Sequence[Finding], margin: float) -> str:
-    flagged = [(f, r) for f in findings for r in groups(f) if r.verdict.startswith("biased")]
+    flagged = [(f, r) for f in findings for r in groups(f) if figures.shows_bias(r)]
     tested = sum(len(groups(f)) for f in findings)
     if not flagged:
         return f"None of the {_plural(tested, 'tested group')} shows a bias."
@@ -590,7 +597,8 @@ def _convergence_section(s: _Story) -> list[Block]:
         )
     out.append(_text(law))
     caption = (
-        "Relative error of the mean of n replicates; bands are the intervals of the diagnosis, the dashed line has"
+        "Relative error of the mean of n replicates: root mean square over disjoint stretches of the run, with their"
+        " 10 to 90 % range as band; the dashed line has"
         " slope −½."
     )
     if s.single:
@@ -604,8 +612,8 @@ def _convergence_section(s: _Story) -> list[Block]:
     else:
         drawn = figures.convergence_by_estimator(measured)
         caption = (
-            "Relative error of the mean of n replicates, all weights together, with the intervals of the diagnosis as"
-            " bands; the dashed line has slope −½."
+            "Relative error of the mean of n replicates, all weights together: root mean square over disjoint stretches"
+            " of the run, with their 10 to 90 % range as band; the dashed line has slope −½."
         )
     out.append(
         s.album.add(drawn, "Relative error of the mean against the number of replicates, on logarithmic axes.", caption)
@@ -704,6 +712,7 @@ def _unit_section(s: _Story) -> list[Block]:
             if t.size:
                 peaks.append((float(t.max()), int(t.size), title))
         where = "" if len({b[1] for b in batch}) > 1 else f" Site {batch[0][1]}"
+        uncertain = " The error of the truth is not part of it." if any(f.truth_error > 0 for f, _, _ in batch) else ""
         where += f" of {problem}." if where and len(s.problems) > 1 else "." if where else ""
         sentence = ""
         if peaks:
@@ -717,16 +726,21 @@ def _unit_section(s: _Story) -> list[Block]:
                 if number == 1
                 else f"of {count(number)} independent values of unbiased estimators"
             )
+            on = f"On {problem}, the" if len(batches) > 1 else "The"
             sentence = (
-                f"The largest |t| is {size}, in {peak[2]}; the largest {among} would be about {rounded(expected, 0.3)}."
+                f"{on} largest |t| is {size}, in {peak[2]}; the largest {among} would be about"
+                f" {rounded(expected, 0.3)}."
             )
         out.append(_text(sentence))
+        if all(f.units[site].mean.size == 1 for f, site, _ in batch):
+            continue  # a single value is no map
         out.append(
             s.album.add(
                 figures.unit_maps(batch),
                 f"Standardised bias of every unit and example{' on ' + problem if len(s.problems) > 1 else ''}.",
                 f"Standardised bias t of each unit's gradient, clipped at ± 6, by unit and example.{where} An unbiased"
-                f" estimator leaves noise without a pattern; a white cell has neither error nor noise.{blank}",
+                " estimator leaves noise without a pattern; a white cell has neither error nor"
+                f" noise.{blank}{uncertain}",
             )
         )
     return out
@@ -738,8 +752,8 @@ def _cost_section(s: _Story) -> list[Block]:
         f = s.findings[0]
         value = relative_variance(total(f))[0]
         price = (
-            f"A replicate costs {rounded(f.losses)} evaluations of the loss, {rounded(f.backwards)} backward passes and"
-            f" {rounded(1e6 * f.seconds)} µs."
+            f"A replicate costs {_amount(f.losses, 'evaluation')} of the loss, {_amount(f.backwards, 'backward pass')}"
+            f" and {rounded(1e6 * f.seconds)} µs."
         )
         if value == 0:
             return [_text(price, "It has no variance: one replicate is enough.")]
@@ -748,7 +762,7 @@ def _cost_section(s: _Story) -> list[Block]:
         need = value / 0.01**2
         noise = (
             f"Its variance is {rounded(value)} times the squared norm of the gradient, so that a noise of 1 % takes"
-            f" {count(float(f'{need:.1e}'))} replicates, {_duration(need * f.seconds)}."
+            f" {count(float(f'{need:.1e}'))} replicates, {_duration(need * f.seconds)} of work here."
         )
         return [_text(price, noise)]
     out: list[Block] = []
@@ -760,10 +774,10 @@ def _cost_section(s: _Story) -> list[Block]:
         name, wins = best.most_common(1)[0]
         out.append(
             _text(
-                f"Work is variance times time: the time to a given noise. {name} has the least on {wins} of"
-                f" {_plural(len(s.problems), 'problem')}."
+                f"Work is variance times evaluations of the loss: the price of a given noise. {name} has the least on"
+                f" {wins} of {_plural(len(s.problems), 'problem')}."
                 if wins
-                else "Work is variance times time: the time to a given noise."
+                else "Work is variance times evaluations of the loss: the price of a given noise."
             )
         )
         out.append(
@@ -788,17 +802,15 @@ def _cost_section(s: _Story) -> list[Block]:
         )
     )
     if s.diagnosis.ratios:
-        labels = {f.estimator: f.estimator_label for f in s.findings}
-        names = {f.problem: f.problem_label for f in s.findings}
         parts: dict[str, list[list[Any]]] = {}
         for r in s.diagnosis.ratios:
             if r.level != "total" or r.estimator == r.reference:
                 continue
-            line: list[Any] = [labels.get(r.estimator, r.estimator), labels.get(r.reference, r.reference)]
+            line: list[Any] = [r.estimator, r.reference]
             for e in (r.variance, r.work):
                 spread = ABSENT if math.isnan(e.low) else f"{rounded(e.low, _error(e))} to {rounded(e.high, _error(e))}"
                 line += [rounded(e.value, _error(e)), {"text": spread, "tone": "muted"}]
-            parts.setdefault(names.get(r.problem, r.problem), []).append(line)
+            parts.setdefault(r.problem, []).append(line)
         if parts:
             out.append(
                 _table(
@@ -811,7 +823,8 @@ def _cost_section(s: _Story) -> list[Block]:
                         ("interval", "right", "auto"),
                     ],
                     [(p if len(parts) > 1 else "", lines[: figures.LINES]) for p, lines in parts.items()],
-                    "Ratios to a reference, all weights together; below one is better. Work is variance times time.",
+                    "Ratios to a reference, all weights together, with 95 % intervals; below one is better. Work is"
+                    " variance times evaluations of the loss.",
                 )
             )
     return out
@@ -826,13 +839,13 @@ def _duration(seconds: float) -> str:
 
 def _cheapest(findings: Sequence[Finding], problem: str) -> str:
     """Which estimator has the least work among those without a bias found, and among all."""
-    products = [(relative_variance(total(f))[0] * f.seconds, f) for f in findings]
+    products = [(relative_variance(total(f))[0] * f.losses, f) for f in findings]
     usable = [(w, f) for w, f in products if math.isfinite(w) and w > 0]
     if len(usable) < 2:
         return f"On {problem} fewer than two estimators have a variance to compare."
     sound = [(w, f) for w, f in usable if not f.verdict.startswith("biased")]
     least, finding = min(usable, key=lambda t: t[0])
-    text = f"On {problem}, {finding.estimator_label} needs the least time for a given noise"
+    text = f"On {problem}, {finding.estimator_label} needs the fewest evaluations of the loss for a given noise"
     if finding.verdict.startswith("biased") and sound:
         work, other = min(sound, key=lambda t: t[0])
         return (
@@ -845,7 +858,7 @@ def _cheapest(findings: Sequence[Finding], problem: str) -> str:
 
 def _resolution_section(s: _Story) -> list[Block]:
     rows = [(f, r) for f in s.findings for r in groups(f)]
-    able = [r.detectable for _, r in rows if math.isfinite(r.detectable) and r.detectable > 0]
+    able = [detectable(r) for _, r in rows if 0 < detectable(r) < math.inf]
     if not able:
         return [_text("No group has a noise that would limit what can be seen.")]
     fine = sum(d <= s.margin for d in able)
@@ -869,7 +882,7 @@ def _resolution_section(s: _Story) -> list[Block]:
             [
                 *([] if s.single else [f.estimator_label, f.problem_label]),
                 group_name(r),
-                rounded(100 * r.detectable, most=3),
+                rounded(100 * detectable(r), most=3),
                 count(f.replicates),
                 count(float(f"{n:.1e}")),
                 _duration(n * f.seconds),
@@ -953,11 +966,11 @@ def _long_line(r: Row) -> list[Any]:
         r.level,
         count(r.size),
         _value(r, "relative_bias", 100),
-        {"text": _interval(r, "relative_bias", 100), "tone": "muted"},
+        {"text": _bias_interval(r), "tone": "muted"},
         p_value(r.p_holm) if r.tested else ABSENT,
         _decibels(r),
         _value(r, "cosine_of_mean"),
-        rounded(100 * r.detectable, most=3),
+        rounded(100 * detectable(r), most=3),
         (
             _chip(r.verdict)
             if r.tested or r.verdict in ("exact",)
@@ -997,6 +1010,7 @@ def _notes(s: _Story) -> list[str]:
         for note in f.notes:
             notes.setdefault(note, []).append(_pair(f))
     lines = [f"{_listed(owners, 4)}: {note}" if not s.single else note for note, owners in notes.items()]
+    lines += [f"Not measured: {pair}" for pair in s.diagnosis.skipped]
     return [
         *lines[:NOTES],
         *(
