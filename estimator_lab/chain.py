@@ -268,12 +268,12 @@ class Chain:
         samples: Tensors = ()
         noise = MonteCarlo("layers", device=self.device)
         for spec in self.problem.sites:
+            names: tuple[str, ...] = ()
             with torch.enable_grad():
                 theta = self.problem.theta(weights, samples)
-            names: tuple[str, ...] = ()
-            if theta.requires_grad:
-                grads = torch.autograd.grad(theta.sum(), list(weights.values()), allow_unused=True)
-                names = tuple(k for k, g in zip(weights, grads, strict=True) if g is not None)
+                if theta.requires_grad:
+                    grads = torch.autograd.grad(theta.sum(), list(weights.values()), allow_unused=True)
+                    names = tuple(k for k, g in zip(weights, grads, strict=True) if g is not None)
             fed[spec.name] = names
             samples = (*samples, Site(spec, theta.detach()[None, None], noise).sample()[0, 0])
         used = {name for names in fed.values() for name in names}

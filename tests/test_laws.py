@@ -182,8 +182,8 @@ def test_wrong_shapes_are_told():
         def surrogate(self, site, downstream):
             return downstream(site.sample()[..., 0])
 
-    with pytest.raises(UsageError, match=r"axes \[paths, replicates, batch\] = \[1, 8, 2\]; found \[1, 8\]"):
-        measure(TwoLayer(), Summed(), 10)
+    with pytest.raises(UsageError, match=r"axes \[paths, replicates, batch\] = \[1, 8, 1\]; found \[1, 8\]"):
+        measure(OneBit(), Summed(), 10)
     with pytest.raises(UsageError, match=r"passed a value with shape .* on from site 'h1'"):
         measure(TwoLayer(), Squeezed(), 10)
     with pytest.raises(UsageError, match="applies to Normal sites; site 'x' is Bernoulli"):
@@ -196,9 +196,7 @@ def test_same_seed_same_bytes(estimator, problem):
     one, two = measure(problem, estimator, 100), measure(problem, estimator, 100)
     assert same_bytes(one, two) and one.plan == two.plan
     other = measure(problem, estimator, 100, seed=1)
-    varies = bool(one.moments.m2.any())
-    assert varies != same_bytes(one, other)
-    assert varies == (not isinstance(estimator, Exact | MeanField))or not one.moments.m2.any()
+    assert same_bytes(one, other) != bool(one.moments.m2.any())
 
 
 def small_blocks(problem, estimator, **options):
@@ -524,9 +522,9 @@ def test_public_names_stay_what_they_are():
     """A submodule with the name of a function would take its place in the package once it is imported."""
     code = (
         "import importlib, pkgutil, types, estimator_lab as lab\n"
-        "first = {n: getattr(lab, n) for n in lab.__all__}\n"
         "for m in pkgutil.iter_modules(lab.__path__): importlib.import_module('estimator_lab.' + m.name)\n"
-        "print([n for n, v in first.items() if getattr(lab, n) is not v])"
+        "rooms = {'estimators', 'families', 'problems', 'report', 'statistics'}\n"
+        "print([n for n in lab.__all__ if isinstance(getattr(lab, n), types.ModuleType) != (n in rooms)])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]", done.stdout
