@@ -40,6 +40,8 @@ def side_by_side(benchmark):
 def pytest_terminal_summary(terminalreporter):
     if RATIOS:
         threads = torch.get_num_threads()
-        terminalreporter.section(f"side by side, torch {torch.__version__}, {threads} threads; range without the extremes")
+        terminalreporter.section(
+            f"side by side, torch {torch.__version__}, {threads} threads; range without the extremes"
+        )
         for line in RATIOS:
             terminalreporter.write_line(line)

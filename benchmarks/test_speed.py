@@ -21,7 +21,9 @@ def test_toy_against_a_loop(side_by_side):
     """A 4-3-2 network with two stochastic layers: at least 300 times as fast as a Python loop of backward()."""
     problem = Classifier((4, 3, 2, 2), batch=2, dtype=torch.float64)
     ours = drawer(problem, ("unit", "weight"), 4096)
-    ratio = side_by_side("(a) toy 4-3-2, unit and weight gradients, against a loop", ours, lambda: loop(problem, 100), 4096, 100)
+    ratio = side_by_side(
+        "(a) toy 4-3-2, unit and weight gradients, against a loop", ours, lambda: loop(problem, 100), 4096, 100
+    )
     assert ratio >= 300
 
 
@@ -31,7 +33,13 @@ def test_units_against_plain_torch(side_by_side, size):
     problem = Classifier(SIZES[size])
     count = 256 if size.startswith("64") else 64
     ours = drawer(problem, ("unit",), count)
-    ratio = side_by_side(f"(b) {size}, unit gradients, against plain batched torch", ours, lambda: plain_batched(problem, count), count, count)
+    ratio = side_by_side(
+        f"(b) {size}, unit gradients, against plain batched torch",
+        ours,
+        lambda: plain_batched(problem, count),
+        count,
+        count,
+    )
     assert ratio >= 1
 
 
@@ -41,5 +49,7 @@ def test_weights_against_a_loop(side_by_side, size):
     problem = Classifier(SIZES[size])
     count = 256 if size.startswith("64") else 64
     ours = drawer(problem, ("weight",), count)
-    ratio = side_by_side(f"(c) {size}, weight gradients, against a loop", ours, lambda: loop(problem, count), count, count)
+    ratio = side_by_side(
+        f"(c) {size}, weight gradients, against a loop", ours, lambda: loop(problem, count), count, count
+    )
     assert ratio >= (1.8 if size.startswith("784") else 1)

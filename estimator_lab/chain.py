@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ Key = tuple[str, str]
 
 Weights = Mapping[str, Tensor]
 Tensors = tuple[Tensor, ...]
+
 
 @dataclass
 class Tally:
@@ -80,7 +82,9 @@ class Chain:
         with forked(derive_seed("probe")):
             for spec in problem.sites:
                 theta = problem.theta(self.weights, samples)
-                self._expect(theta, (batch, *spec.theta_shape), f"theta of site {spec.name!r}", "[batch, *units, *theta]")
+                self._expect(
+                    theta, (batch, *spec.theta_shape), f"theta of site {spec.name!r}", "[batch, *units, *theta]"
+                )
                 site = Site(spec, theta.detach()[None, None].expand(1, 2, *theta.shape), noise)
                 samples, thetas = (*samples, site.sample()[0, 0]), (*thetas, theta.detach())
             loss = problem.loss(self.weights, samples, thetas)
@@ -92,10 +96,15 @@ class Chain:
                 mapped = self._vmap(problem.loss, self.weights, False, *groups)
                 for i in range(1, len(samples)):
                     self._vmap(problem.theta, self.weights, False, groups[0][:i])
-                agree = torch.allclose(mapped, looped, rtol=1e-4 if self.dtype == torch.float32 else 1e-9, equal_nan=True)
+                agree = torch.allclose(
+                    mapped, looped, rtol=1e-4 if self.dtype == torch.float32 else 1e-9, equal_nan=True
+                )
                 reason = "vmap gives other values than a loop"
             except Exception as error:  # whatever the user's function raises under vmap, the loop above ran it
-                agree, reason = False, f"vmap refuses it ({str(error).splitlines()[0][:120] if str(error) else type(error).__name__})"
+                agree, reason = (
+                    False,
+                    f"vmap refuses it ({str(error).splitlines()[0][:120] if str(error) else type(error).__name__})",
+                )
         if not agree:
             self._looped = True
             self.notes = (f"{problem!r} runs in a loop over replicates, which is slow: {reason}",)
@@ -129,17 +138,15 @@ class Chain:
             return function(w, *(tensors[i : i + count] for i in range(0, len(tensors), count)))
 
         if not per_replicate:  # shared weights: every leading axis is one axis
-            out = vmap(call, (None, 0))(weights, tuple(t.flatten(0, len(lead) - 1) for t in flat))
-            return out.unflatten(0, lead)
+            out: Tensor = vmap(call, (None, 0))(weights, tuple(t.flatten(0, len(lead) - 1) for t in flat))
+            return out.reshape(*lead, *out.shape[1:])
         if math.prod(lead[:-1]) == 1:  # one path: a plain batched product, no inner map
             out = vmap(call, (0, 0))(weights, tuple(t.flatten(0, len(lead) - 1) for t in flat))
-            return out.unflatten(0, lead)
+            return out.reshape(*lead, *out.shape[1:])
         out = vmap(vmap(call, (None, 0)), (0, 1), 1)(weights, tuple(t.flatten(0, len(lead) - 2) for t in flat))
-        return out.unflatten(0, lead[:-1])
+        return out.reshape(*lead, *out.shape[2:])
 
-    def _loop(
-        self, function: Callable[..., Tensor], weights: Weights, per_replicate: bool, *groups: Tensors
-    ) -> Tensor:
+    def _loop(self, function: Callable[..., Tensor], weights: Weights, per_replicate: bool, *groups: Tensors) -> Tensor:
         flat, lead = self._flatten(groups)
         rows = [t.flatten(0, len(lead) - 1) for t in flat]
         count, replicates = len(groups[0]), lead[-1]
@@ -148,10 +155,12 @@ class Chain:
             w = {k: v[i % replicates] for k, v in weights.items()} if per_replicate else weights
             tensors = tuple(t[i] for t in rows)
             results.append(function(w, *(tensors[j : j + count] for j in range(0, len(tensors), count))))
-        return torch.stack(results).unflatten(0, lead)
+        return torch.stack(results).reshape(*lead, *results[0].shape)
 
     # ------------------------------------------------------------------ the walk
-    def _walk(self, weights: Weights, per_replicate: bool, first: Tensor, offsets: list[Tensor], noise: Noise) -> Tensor:
+    def _walk(
+        self, weights: Weights, per_replicate: bool, first: Tensor, offsets: list[Tensor], noise: Noise
+    ) -> Tensor:
         """Surrogate loss ``[K, R, B]``; ``first`` is the first site's theta ``[B, ...]`` or ``[R, B, ...]``."""
         problem, replicates = self.problem, offsets[0].shape[0]
 
@@ -184,7 +193,9 @@ class Chain:
             )
         return loss
 
-    def _loss(self, weights: Weights, per_replicate: bool, replicates: int, samples: Tensors, thetas: Tensors) -> Tensor:
+    def _loss(
+        self, weights: Weights, per_replicate: bool, replicates: int, samples: Tensors, thetas: Tensors
+    ) -> Tensor:
         loss = self._map(self.problem.loss, weights, per_replicate, samples, thetas)
         count = loss.numel() / (replicates * self.problem.batch)
         self.tally.losses += count
@@ -215,7 +226,11 @@ class Chain:
         problem, batch = self.problem, self.problem.batch
         by_weight = "weight" in self.wrt
         leaves = [
-            (offsets[s.name].clone() if offsets else torch.zeros(replicates, batch, *s.theta_shape, dtype=self.dtype, device=self.device)).requires_grad_()
+            (
+                offsets[s.name].clone()
+                if offsets
+                else torch.zeros(replicates, batch, *s.theta_shape, dtype=self.dtype, device=self.device)
+            ).requires_grad_()
             for s in problem.sites
         ]
         self.tally = Tally()
@@ -231,8 +246,8 @@ class Chain:
             if loss.requires_grad:
                 grads = torch.autograd.grad(loss.mean(0).sum(), inputs, allow_unused=True)
             else:  # a dead path: the estimate is zero, and is measured as such
-                grads = (None,) * len(inputs)
-            filled = [torch.zeros_like(x) if g is None else g.detach() for x, g in zip(inputs, grads, strict=True)]
+                grads = ()
+            filled = [torch.zeros_like(x) if g is None else g.detach() for x, g in zip_longest(inputs, grads)]
             result: dict[Key, Tensor] = {}
             if "unit" in self.wrt:
                 result |= {("unit", s.name): g for s, g in zip(problem.sites, filled, strict=False)}
@@ -249,12 +264,16 @@ class Chain:
         if not self._looped:
             return torch.autograd.grad(first, shared, cotangent, is_grads_batched=True, allow_unused=True)
         rows = [torch.autograd.grad(first, shared, c, retain_graph=True, allow_unused=True) for c in cotangent]
-        return tuple(None if c[0] is None else torch.stack([t for t in c if t is not None]) for c in zip(*rows, strict=True))
+        return tuple(
+            None if c[0] is None else torch.stack([t for t in c if t is not None]) for c in zip(*rows, strict=True)
+        )
 
     def value(self, noise: Noise, replicates: int = 1, offsets: Mapping[str, Tensor] | None = None) -> Tensor:
         """Loss ``[R, B]``, mean over paths, at given offsets; for exact estimators the expected loss."""
         leaves = [
-            offsets[s.name] if offsets else torch.zeros(replicates, self.problem.batch, *s.theta_shape, dtype=self.dtype, device=self.device)
+            offsets[s.name]
+            if offsets
+            else torch.zeros(replicates, self.problem.batch, *s.theta_shape, dtype=self.dtype, device=self.device)
             for s in self.problem.sites
         ]
         with torch.enable_grad():

@@ -33,20 +33,41 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     study = argparse.ArgumentParser(add_help=False)
-    study.add_argument("--on", action="append", metavar="PROBLEM", help="a problem, 'toys' or 'networks'; may be repeated (default: toys)")
-    study.add_argument("--replicates", type=_positive(int), metavar="N", help="draws per pair (default: 65536; 4096 for large gradients)")
+    study.add_argument(
+        "--on",
+        action="append",
+        metavar="PROBLEM",
+        help="a problem, 'toys' or 'networks'; may be repeated (default: toys)",
+    )
+    study.add_argument(
+        "--replicates",
+        type=_positive(int),
+        metavar="N",
+        help="draws per pair (default: 65536; 4096 for large gradients)",
+    )
     study.add_argument("--seed", type=int, default=0, help="same seed, same result (default: 0)")
-    study.add_argument("--margin", type=_positive(float), default=0.05, help="relative bias that counts as small (default: 0.05)")
+    study.add_argument(
+        "--margin", type=_positive(float), default=0.05, help="relative bias that counts as small (default: 0.05)"
+    )
     study.add_argument("--alpha", type=_positive(float), default=0.01, help="false-alarm rate per pair (default: 0.01)")
     study.add_argument("--units-only", action="store_true", help="leave the gradients of weights out, which is faster")
     study.add_argument("--out", type=Path, metavar="JSON", help="save the result, for `estimator-lab report`")
     study.add_argument("--report", type=Path, metavar="PDF", help="write the report")
 
-    one = commands.add_parser("diagnose", parents=[study], help="measure one estimator", description="Measure one estimator against the truth.")
+    one = commands.add_parser(
+        "diagnose",
+        parents=[study],
+        help="measure one estimator",
+        description="Measure one estimator against the truth.",
+    )
     one.add_argument("target", metavar="TARGET")
     many = commands.add_parser("compare", parents=[study], help="measure several estimators on the same problems")
     many.add_argument("target", nargs="+", metavar="TARGET")
-    report = commands.add_parser("report", help="write the PDF of a saved result", description="Write the PDF of a saved result, without measuring again.")
+    report = commands.add_parser(
+        "report",
+        help="write the PDF of a saved result",
+        description="Write the PDF of a saved result, without measuring again.",
+    )
     report.add_argument("result", type=Path, metavar="RESULT", help="JSON saved with --out")
     report.add_argument("--out", type=Path, metavar="PDF", help="where to (default: beside the result)")
     listing = commands.add_parser("list", help="list what there is")
@@ -94,7 +115,7 @@ def _show_user_traceback(error: BaseException) -> None:
     """Prints the traceback from the first frame that is not this package's own."""
     home = str(Path(__file__).parent)
     frames = error.__traceback__
-    while frames and (frames.tb_frame.f_code.co_filename.startswith((home, "<frozen")) ) and frames.tb_next:
+    while frames and (frames.tb_frame.f_code.co_filename.startswith((home, "<frozen"))) and frames.tb_next:
         frames = frames.tb_next
     traceback.print_exception(type(error), error, frames, chain=False)
 
@@ -110,7 +131,12 @@ def _study(arguments: argparse.Namespace) -> int:
     targets = [arguments.target] if arguments.command == "diagnose" else arguments.target
     estimators = [load_estimator(target) for target in targets]
     problems = [p for name in arguments.on or ["toys"] for p in load_problems(name)]
-    options = {"seed": arguments.seed, "budget": arguments.replicates, "margin": arguments.margin, "alpha": arguments.alpha}
+    options = {
+        "seed": arguments.seed,
+        "budget": arguments.replicates,
+        "margin": arguments.margin,
+        "alpha": arguments.alpha,
+    }
     with _Progress() as progress:
         if len(estimators) == 1 and isinstance(estimators[0], GradientSampler):
             result = diagnose(estimators[0], **options)
@@ -147,7 +173,9 @@ def _require_writable(path: Path) -> None:
     if not path.parent.is_dir():
         raise UsageError(f"cannot write {path}: there is no folder {path.parent}; make it first")
     if path.is_dir() or not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
-        raise UsageError(f"cannot write {path}: no permission, or it is a folder; name a file in a folder that can be written to")
+        raise UsageError(
+            f"cannot write {path}: no permission, or it is a folder; name a file in a folder that can be written to"
+        )
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -169,12 +197,23 @@ def _list(arguments: argparse.Namespace) -> int:
     from estimator_lab import estimators, families, problems
 
     if arguments.what == "problems":
-        rows = [(type(p).__name__, p.label, "networks" if p in problems.NETWORKS else "toys", _first_line(type(p))) for p in (*problems.TOYS, *problems.NETWORKS)]
+        rows = [
+            (type(p).__name__, p.label, "networks" if p in problems.NETWORKS else "toys", _first_line(type(p)))
+            for p in (*problems.TOYS, *problems.NETWORKS)
+        ]
         heads = ("name", "label", "table", "what it is")
     elif arguments.what == "estimators":
         names = [n for n in estimators.__all__ if inspect.isclass(getattr(estimators, n))]
         claims = {True: "unbiased", False: "biased", None: "none"}
-        rows = [(n, claims[getattr(estimators, n).unbiased], _families(getattr(estimators, n)), _first_line(getattr(estimators, n))) for n in names]
+        rows = [
+            (
+                n,
+                claims[getattr(estimators, n).unbiased],
+                _families(getattr(estimators, n)),
+                _first_line(getattr(estimators, n)),
+            )
+            for n in names
+        ]
         heads = ("name", "claim", "sites", "what it is")
     else:
         rows = [(f.__name__, "discrete" if f.discrete else "continuous", _first_line(f)) for f in families.FAMILIES]
@@ -206,7 +245,18 @@ def _print(result: "Diagnosis") -> None:
     if not console.is_terminal:
         console.width = 140
     tone = {"sound": "green", "violated": "red", "inconclusive": "yellow"}
-    table = Table("problem", "estimator", "verdict", "relative bias", "variance", "cosine of a draw", "losses", "µs", box=None, pad_edge=False)
+    table = Table(
+        "problem",
+        "estimator",
+        "verdict",
+        "relative bias",
+        "variance",
+        "cosine of a draw",
+        "losses",
+        "µs",
+        box=None,
+        pad_edge=False,
+    )
     for i in (3, 4, 5, 6, 7):
         table.columns[i].justify = "right"
     for f in result.findings:

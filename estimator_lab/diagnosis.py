@@ -106,7 +106,7 @@ class Diagnosis:
         command: what reproduces it.
         created: date, ISO 8601.
         margin: relative bias that counts as small.
-        alpha: false-alarm rate of each finding.
+        alpha: chance that any unbiased estimator is called biased anywhere in the study.
         environment: versions and machine.
         skipped: pairs that do not go together, with the reason.
     """
@@ -128,7 +128,7 @@ class Diagnosis:
 
     @property
     def status(self) -> str:
-        """"violated" if any claim is, else "inconclusive" if any is undecided, else "sound"."""
+        """ "violated" if any claim is, else "inconclusive" if any is undecided, else "sound"."""
         found = {f.status for f in self.findings}
         return next((s for s in ("violated", "inconclusive") if s in found), "sound")
 
@@ -164,7 +164,7 @@ class Diagnosis:
             write(self, path)
 
     def to_json(self) -> str:
-        """Canonical JSON; numbers to nine significant digits, nan as null."""
+        """Canonical JSON; numbers to nine significant digits, nan as null, infinities as strings."""
         return json.dumps({"format": FORMAT, "schema": SCHEMA, **_plain(self)}, ensure_ascii=False, indent=1)
 
     @property
@@ -180,7 +180,9 @@ class Diagnosis:
         """
         with writable(path):
             path = Path(path)
-            with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False, suffix=".part") as file:
+            with tempfile.NamedTemporaryFile(
+                "w", encoding="utf-8", dir=path.parent, delete=False, suffix=".part"
+            ) as file:
                 file.write(self.to_json())
             os.chmod(file.name, 0o644)
             os.replace(file.name, path)
@@ -195,22 +197,31 @@ class Diagnosis:
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
-            raise UsageError(f"cannot read {path}: {error.strerror}; name a file that estimator-lab saved with --out") from None
+            raise UsageError(
+                f"cannot read {path}: {error.strerror}; name a file that estimator-lab saved with --out"
+            ) from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UsageError(f"{path} is truncated or no JSON ({error}); measure again, or restore it from a copy") from None
+            raise UsageError(
+                f"{path} is truncated or no JSON ({error}); measure again, or restore it from a copy"
+            ) from None
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise UsageError(f"{path} is JSON but not a result of estimator-lab; name a file that it saved with --out")
         if data.get("schema") != SCHEMA:
-            raise UsageError(f"{path} has schema {data.get('schema')}, this version reads {SCHEMA}; read it with the version that wrote it")
+            raise UsageError(
+                f"{path} has schema {data.get('schema')}, this version reads {SCHEMA}; read it with the version that wrote it"
+            )
         try:
             findings = tuple(_finding(f) for f in data["findings"])
             compared = tuple(
-                Ratio(**{**r, "variance": _estimate(r["variance"]), "work": _estimate(r["work"])}) for r in data["ratios"]
+                Ratio(**{**r, "variance": _estimate(r["variance"]), "work": _estimate(r["work"])})
+                for r in data["ratios"]
             )
             rest = {k: data[k] for k in ("title", "command", "created", "margin", "alpha", "environment")}
             return cls(findings=findings, ratios=compared, skipped=tuple(data["skipped"]), **rest)
         except (KeyError, TypeError) as error:
-            raise UsageError(f"{path} lacks something a result has ({error}); measure again, or restore it from a copy") from None
+            raise UsageError(
+                f"{path} lacks something a result has ({error}); measure again, or restore it from a copy"
+            ) from None
 
 
 class writable:  # noqa: N801  (reads as a statement)
@@ -226,7 +237,9 @@ class writable:  # noqa: N801  (reads as a statement)
         """Tells an operating-system error in one line."""
         if isinstance(error, OSError):
             reason = error.strerror or error
-            raise UsageError(f"cannot write {self.path}: {reason}; name a folder that exists and can be written to") from None
+            raise UsageError(
+                f"cannot write {self.path}: {reason}; name a folder that exists and can be written to"
+            ) from None
 
 
 def _plain(value: Any) -> Any:
@@ -239,26 +252,35 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     if isinstance(value, float):
-        return float(f"{value:.9g}") if math.isfinite(value) else None
+        return None if math.isnan(value) else str(value) if math.isinf(value) else float(f"{value:.9g}")
     return value
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
+def _number(value: float | str | None) -> float:
+    return math.nan if value is None else float(value)
 
 
-def _estimate(data: Mapping[str, float | None]) -> Estimate:
+def _estimate(data: Mapping[str, float | str | None]) -> Estimate:
     return Estimate(*(_number(data[k]) for k in ("value", "low", "high")))
 
 
 def _finding(data: Mapping[str, Any]) -> Finding:
     numbers = ("p", "p_holm", "low", "high", "detectable")
     rows = tuple(
-        Row(**{**r, **{k: _number(r[k]) for k in numbers}, "statistics": {k: _estimate(e) for k, e in r["statistics"].items()}})
+        Row(
+            **{
+                **r,
+                **{k: _number(r[k]) for k in numbers},
+                "statistics": {k: _estimate(e) for k, e in r["statistics"].items()},
+            }
+        )
         for r in data["rows"]
     )
     units = {k: UnitMap(**{n: np.array(a, dtype=np.float64) for n, a in u.items()}) for k, u in data["units"].items()}
-    curves = {k: Curve(**{n: [_number(x) for x in v] for n, v in c.items()}) for k, c in data["curves"].items()}
+    curves = {
+        k: Curve(c["n"], *([_number(x) for x in c[n]] for n in ("error", "low", "high")))
+        for k, c in data["curves"].items()
+    }
     scalars = {k: _number(data[k]) for k in ("truth_error", "losses", "backwards", "seconds")}
     return Finding(**{**data, **scalars, "rows": rows, "units": units, "curves": curves, "notes": tuple(data["notes"])})
 

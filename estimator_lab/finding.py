@@ -29,7 +29,7 @@ class Row:
         size: number of coordinates.
         statistics: by name, with 95 % intervals; see ``estimator_lab.statistics.describe``.
         p: p-value of "no bias".
-        p_holm: the same, adjusted for all tested rows of the finding.
+        p_holm: the same, adjusted for all tested rows of the finding (Holm) and all pairs of the study (Bonferroni).
         verdict: "exact", "unbiased within", "biased", "biased beyond" or "undecided".
         low: lower end of the simultaneous interval for the relative bias.
         high: its upper end.
@@ -174,7 +174,7 @@ def check_independence(record: Record, group: Group) -> None:
     if count < 8 or drawn <= 0 or group.deterministic or group.effective_sample < 100:
         return
     ratio = float(group.batches.var(0, ddof=1).sum()) * group.size / drawn
-    low, high = stats.chi2.ppf([5e-10, 1 - 5e-10], count - 1) / (count - 1)
+    low, high = (float(stats.chi2.ppf(q, count - 1)) / (count - 1) for q in (5e-10, 1 - 5e-10))
     if not low < ratio < high:
         raise MeasurementError(
             f"{record.plan.estimator} on {record.plan.problem}: replicates are not independent (batch means vary {ratio:.3g} times as much "
@@ -192,24 +192,32 @@ def find(
     claim: bool | None,
     margin: float,
     alpha: float,
+    pairs: int = 1,
 ) -> Finding:
     """Holds a record against a truth.
+
+    The false-alarm rate alpha is shared equally by all pairs of a study, and by Holm's method by the rows of each.
 
     Raises:
         MeasurementError: the replicates are not independent.
     """
-    groups = {key: group_of(record, truth, key) for key in record.layout.groups}
+    groups: dict[Key, Group] = {}
+    for key in record.layout.groups:
+        group = group_of(record, truth, key)
+        if key[0] == "total" or not any(_same(group, other) for other in groups.values()):
+            groups[key] = group
     tested = {key: g for key, g in groups.items() if key[0] in ("unit", "layer")} or groups
     total_key = next(k for k in groups if k[0] == "total")
     check_independence(record, groups[total_key])
-    judged = verdict({f"{a} {b}": g for (a, b), g in tested.items()}, margin, alpha)
+    share = alpha / pairs
+    judged = verdict({f"{a} {b}": g for (a, b), g in tested.items()}, margin, share)
     rows = []
     for (kind, name), group in groups.items():
         is_tested = (kind, name) in tested
-        one = (judged if is_tested else verdict({f"{kind} {name}": group}, margin, alpha)).groups[f"{kind} {name}"]
+        one = (judged if is_tested else verdict({f"{kind} {name}": group}, margin, share)).groups[f"{kind} {name}"]
         rows.append(
             Row(
-                LEVELS[kind], name, group.dimension, describe(group), one.p, one.p_holm if is_tested else math.nan,
+                LEVELS[kind], name, group.dimension, describe(group), one.p, min(1.0, one.p_holm * pairs) if is_tested else math.nan,
                 one.word, one.low, one.high, one.detectable, one.needed, is_tested,
             )
         )  # fmt: skip
@@ -217,7 +225,9 @@ def find(
     word, status, words = conclude(own, judged.word, claim, margin, alpha)
     layout = record.layout
     units = {
-        site: UnitMap(record.mean(k), np.sqrt(record.variance(k) / record.replicates), record.variance(k), truth.mean[k])
+        site: UnitMap(
+            record.mean(k), np.sqrt(record.variance(k) / record.replicates), record.variance(k), truth.mean[k]
+        )
         for k in layout.shapes
         if k[0] == "unit"
         for site in [k[1]]
@@ -245,7 +255,11 @@ def find(
         words=words,
         rows=tuple(rows),
         units=units,
-        curves={name if kind == "unit" else "total": convergence(g) for (kind, name), g in groups.items() if kind in ("unit", "total")},
+        curves={
+            name if kind == "unit" else "total": convergence(g)
+            for (kind, name), g in groups.items()
+            if kind in ("unit", "total")
+        },
         losses=record.losses,
         backwards=record.backwards,
         seconds=record.seconds / record.replicates,
@@ -253,9 +267,16 @@ def find(
     )
 
 
+def _same(group: Group, other: Group) -> bool:
+    """Whether two groups hold the same numbers, as a layer of one tensor and that tensor do; one row is enough then."""
+    return bool(group.truth.any()) and all(
+        np.array_equal(a, b) for a, b in ((group.truth, other.truth), (group.batches, other.batches))
+    )
+
+
 def convergence(group: Group) -> Curve:
-    """Error of running means over 1, 2, 4, ... batches, relative to the truth's norm."""
-    deviations = group.batches - group.truth
+    """Error of running means over 1, 2, 4, ... batches, relative to the truth's norm; 0 where it is rounding."""
+    deviations = group.batches - group.truth if not group.exact else np.zeros_like(group.batches)
     length = float(np.linalg.norm(group.truth)) or math.nan
     curve = Curve([], [], [], [])
     step = 1
@@ -273,7 +294,13 @@ def convergence(group: Group) -> Curve:
 
 def percent(share: float) -> str:
     """A share in percent to two digits, for sentences."""
-    return "an unknown share" if not math.isfinite(share) else f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.0f} %"
+    return (
+        "an unknown share"
+        if not math.isfinite(share)
+        else f"{100 * share:.2g} %"
+        if share < 0.995
+        else f"{100 * share:.0f} %"
+    )
 
 
 def conclude(rows: tuple[Row, ...], word: str, claim: bool | None, margin: float, alpha: float) -> tuple[str, str, str]:
@@ -288,7 +315,9 @@ def conclude(rows: tuple[Row, ...], word: str, claim: bool | None, margin: float
 
     seen = [r for r in rows if r.p_holm <= alpha and r.verdict != "exact"]
     if seen:
-        worst = max(seen, key=lambda r: r.statistics["relative_bias"].value if r.statistics["relative_bias"].value > 0 else 0)
+        worst = max(
+            seen, key=lambda r: r.statistics["relative_bias"].value if r.statistics["relative_bias"].value > 0 else 0
+        )
         bias = worst.statistics["relative_bias"]
         size = f"{percent(bias.value)} of the gradient's norm at {place(worst)}"
         if math.isfinite(worst.low) and worst.high > worst.low * 1.0001:
@@ -304,8 +333,10 @@ def conclude(rows: tuple[Row, ...], word: str, claim: bool | None, margin: float
         return "unbiased within", "sound", f"{start} {bound}."
     open_rows = [r for r in rows if r.verdict == "undecided"]
     worst = max(open_rows, key=lambda r: r.high if math.isfinite(r.high) else math.inf)
-    limit = f"a bias of up to {percent(worst.high)} at {place(worst)} cannot be excluded" if math.isfinite(worst.high) else (
-        f"too few draws carry the error at {place(worst)} to say anything"
+    limit = (
+        f"a bias of up to {percent(worst.high)} at {place(worst)} cannot be excluded"
+        if math.isfinite(worst.high)
+        else (f"too few draws carry the error at {place(worst)} to say anything")
     )
     needed = max(r.needed for r in open_rows)
     remedy = f"; about {needed:,} replicates would decide it".replace(",", "\u202f") if needed else ""

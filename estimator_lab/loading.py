@@ -76,7 +76,11 @@ def _load(target: str, table: Mapping[str, Any], kinds: tuple[type, ...], word: 
     found = _candidates(module, kinds)
     if len(found) != 1:
         problem = f"holds no {word}" if not found else f"holds {len(found)} {plural} ({_names(found)})"
-        remedy = f"derive one from estimator_lab.{kinds[0].__name__}" if not found else f"name one, as in {place}:{next(iter(found))}"
+        remedy = (
+            f"derive one from estimator_lab.{kinds[0].__name__}"
+            if not found
+            else f"name one, as in {place}:{next(iter(found))}"
+        )
         raise UsageError(f"{place} {problem}; {remedy}")
     return _make(next(iter(found.values())), arguments, target)
 
@@ -128,7 +132,9 @@ def _module(place: str) -> ModuleType:
             return importlib.import_module(place)
         except ModuleNotFoundError as error:
             if error.name and (place == error.name or place.startswith(f"{error.name}.")):
-                raise UsageError(f"there is no module {place!r}; install it, or name a file: path/to/file.py:Name") from None
+                raise UsageError(
+                    f"there is no module {place!r}; install it, or name a file: path/to/file.py:Name"
+                ) from None
             raise ImportFailed(f"{place} failed to import") from error
         except Exception as error:
             raise ImportFailed(f"{place} failed to import") from error

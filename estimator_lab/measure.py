@@ -132,7 +132,6 @@ class Measurement:
         assert record is not None
         return record
 
-
     def _check_fresh(self, first: Record, second: Record) -> None:
         """Two blocks with the same numbers mean that a generator is seeded inside the estimator."""
         again = all(np.array_equal(a, b) for (_, a), (_, b) in zip(first.batches, second.batches, strict=False))
@@ -287,7 +286,9 @@ def exact_moments(
         chain = Chain(problem, other, ("unit",))
         found = _integrate(chain, nodes)
         shapes = {s.name: (problem.batch, *s.theta_shape) for s in problem.sites}
-        return {site: torch.as_tensor(m.mean, dtype=chain.dtype).reshape(shapes[site]) for (_, site), m in found.items()}
+        return {
+            site: torch.as_tensor(m.mean, dtype=chain.dtype).reshape(shapes[site]) for (_, site), m in found.items()
+        }
 
     return _integrate(Chain(problem, estimator.adapt(mean_gradient), wrt), nodes)
 
@@ -313,7 +314,9 @@ def _integrate(chain: Chain, nodes: int) -> dict[Key, Moments]:
             part = Moments.of(tensor.reshape(len(tensor), -1), rule.weight)
             total[key] = total[key] + part if key in total else part
     if abs(weight - 1) > 1e-9:
-        raise MeasurementError(f"the weights of the product rule sum to {weight!r} and not to one: an estimator mixes replicates")
+        raise MeasurementError(
+            f"the weights of the product rule sum to {weight!r} and not to one: an estimator mixes replicates"
+        )
     return total
 
 

@@ -33,9 +33,7 @@ class Problem(abc.ABC):
         """Parameters of the next site given the earlier samples: ``[B, *units, *theta_shape]``."""
 
     @abc.abstractmethod
-    def loss(
-        self, weights: Mapping[str, Tensor], samples: tuple[Tensor, ...], thetas: tuple[Tensor, ...]
-    ) -> Tensor:
+    def loss(self, weights: Mapping[str, Tensor], samples: tuple[Tensor, ...], thetas: tuple[Tensor, ...]) -> Tensor:
         """Loss of each example ``[B]`` given all samples; ``thetas`` for terms such as an entropy."""
 
     @property
@@ -70,9 +68,7 @@ class OneSite(Problem):
         """Theta with a batch axis of one."""
         return weights["theta"][None]
 
-    def loss(
-        self, weights: Mapping[str, Tensor], samples: tuple[Tensor, ...], thetas: tuple[Tensor, ...]
-    ) -> Tensor:
+    def loss(self, weights: Mapping[str, Tensor], samples: tuple[Tensor, ...], thetas: tuple[Tensor, ...]) -> Tensor:
         """``f`` of the sample."""
         return self.f(samples[0])
 

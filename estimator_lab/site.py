@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -101,7 +102,8 @@ class Site:
         extra = self.lead - 3
         source = theta[(0,) * extra] if common else theta
         axis = 1 if common else self.lead - 2
-        like = source.detach()[(..., *(0,) * len(self.family.theta_shape))]
+        per_unit: tuple[Any, ...] = (..., *(0,) * len(self.family.theta_shape))
+        like = source.detach()[per_unit]
         family = self.family
         if isinstance(family, Discrete):
 

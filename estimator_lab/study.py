@@ -25,17 +25,17 @@ def _cached_truth(problem: Problem, seed: int, wrt: tuple[str, ...]) -> Truth:
     return Truth.of(problem, seed, wrt)
 
 
-def examine(
-    estimator: Estimator,
+def _examine(
     problem: Problem,
-    *,
-    seed: int = 0,
-    budget: int | None = None,
-    truth: Truth | None = None,
-    wrt: tuple[str, ...] = ("unit", "weight"),
-    margin: float = MARGIN,
-    alpha: float = ALPHA,
-    progress: Progress | None = None,
+    estimator: Estimator,
+    seed: int,
+    budget: int | None,
+    truth: Truth | None,
+    wrt: tuple[str, ...],
+    margin: float,
+    alpha: float,
+    pairs: int,
+    progress: Progress | None,
 ) -> Finding:
     """Measures one estimator on one problem and holds it against the truth."""
     label = f"{estimator.label} on {problem.label}"
@@ -46,8 +46,16 @@ def examine(
     measurement = prepare(problem, estimator, seed=seed, wrt=wrt, reference=truth.mean)
     steps = (lambda done, total: progress(label, done, total)) if progress else None
     record = measurement.run(budget or measurement.default_replicates, steps)
-    labels = problem.label, estimator.label
-    return find(record, truth, labels=labels, about=about(estimator), claim=estimator.unbiased, margin=margin, alpha=alpha)
+    return find(
+        record,
+        truth,
+        labels=(problem.label, estimator.label),
+        about=about(estimator),
+        claim=estimator.unbiased,
+        margin=margin,
+        alpha=alpha,
+        pairs=pairs,
+    )
 
 
 def _examine_sampler(sampler: GradientSampler, seed: int, budget: int | None, margin: float, alpha: float) -> Finding:
@@ -58,7 +66,9 @@ def _examine_sampler(sampler: GradientSampler, seed: int, budget: int | None, ma
         truth = Truth.given({("weight", k): v.detach().cpu().double().numpy() for k, v in sampler.truth.items()})
     record = prepare_sampler(sampler, seed=seed, reference=truth.mean).run(replicates)
     labels = "black box", sampler.label
-    return find(record, truth, labels=labels, about={"name": sampler.name}, claim=sampler.unbiased, margin=margin, alpha=alpha)
+    return find(
+        record, truth, labels=labels, about={"name": sampler.name}, claim=sampler.unbiased, margin=margin, alpha=alpha
+    )
 
 
 def diagnose(
@@ -83,7 +93,7 @@ def diagnose(
         truth: the truth to use (for a single problem); by default exact where possible, else estimated.
         wrt: "unit" and/or "weight".
         margin: relative bias that counts as small.
-        alpha: chance, per problem, that an unbiased estimator is called biased.
+        alpha: chance that an unbiased estimator is called biased on any of the problems.
         progress: called as replicates are drawn.
 
     Returns:
@@ -94,7 +104,9 @@ def diagnose(
         MeasurementError: a gradient is not finite, or replicates are not independent.
     """
     if isinstance(estimator, GradientSampler):
-        return gather([_examine_sampler(estimator, seed, budget, margin, alpha)], estimator.label, margin=margin, alpha=alpha)
+        return gather(
+            [_examine_sampler(estimator, seed, budget, margin, alpha)], estimator.label, margin=margin, alpha=alpha
+        )
     return compare(
         [estimator], on, seed=seed, budget=budget, truth=truth, wrt=wrt, margin=margin, alpha=alpha, progress=progress
     )
@@ -128,7 +140,7 @@ def compare(
         truth: the truth to use, for a single problem.
         wrt: "unit" and/or "weight".
         margin: relative bias that counts as small.
-        alpha: chance, per pair, that an unbiased estimator is called biased.
+        alpha: chance that any unbiased estimator is called biased, shared equally by all pairs measured.
         title: of the report.
         command: what the report says reproduces it; by default the command line of this process.
         progress: called as replicates are drawn.
@@ -145,28 +157,25 @@ def compare(
         raise UsageError(f"a truth belongs to one problem; {len(problems)} were given")
     if not estimators or not problems:
         raise UsageError("name at least one estimator and one problem")
-    findings: list[Finding] = []
-    skipped: list[str] = []
+    every = [(problem, estimator, misfit(estimator, problem)) for problem in problems for estimator in estimators]
+    pairs = [(problem, estimator) for problem, estimator, refusal in every if not refusal]
+    skipped = tuple(refusal for _, _, refusal in every if refusal)
+    if not pairs:
+        raise UsageError("; ".join(skipped))
     name = title or (estimators[0].label if len(estimators) == 1 else f"{len(estimators)} estimators compared")
+    findings: list[Finding] = []
+
+    def gathered() -> Diagnosis:
+        return gather(findings, name, margin=margin, alpha=alpha, skipped=skipped, command=command)
+
     try:
-        for problem in problems:
-            for estimator in estimators:
-                refusal = misfit(estimator, problem)
-                if refusal:
-                    skipped.append(refusal)
-                    continue
-                findings.append(
-                    examine(
-                        estimator, problem, seed=seed, budget=budget, truth=truth, wrt=wrt, margin=margin, alpha=alpha, progress=progress
-                    )
-                )
+        for problem, estimator in pairs:
+            findings.append(_examine(problem, estimator, seed, budget, truth, wrt, margin, alpha, len(pairs), progress))
     except BaseException:
         if keep and findings:
-            keep(gather(findings, name, margin=margin, alpha=alpha, skipped=skipped, command=command))
+            keep(gathered())
         raise
-    if not findings:
-        raise UsageError("; ".join(skipped))
-    return gather(findings, name, margin=margin, alpha=alpha, skipped=skipped, command=command)
+    return gathered()
 
 
 def misfit(estimator: Estimator, problem: Problem) -> str:
@@ -174,12 +183,20 @@ def misfit(estimator: Estimator, problem: Problem) -> str:
     for site in problem.sites:
         if not isinstance(site.family, estimator.families):
             names = " or ".join(f.__name__ for f in estimator.families)
-            return f"{estimator.label} applies to {names} sites; site {site.name!r} of {problem.label} is {site.family!r}"
+            return (
+                f"{estimator.label} applies to {names} sites; site {site.name!r} of {problem.label} is {site.family!r}"
+            )
     return ""
 
 
 def gather(
-    findings: Sequence[Finding], title: str, *, margin: float, alpha: float, skipped: Iterable[str] = (), command: str = ""
+    findings: Sequence[Finding],
+    title: str,
+    *,
+    margin: float,
+    alpha: float,
+    skipped: Iterable[str] = (),
+    command: str = "",
 ) -> Diagnosis:
     """A diagnosis of findings, with ratios, date and environment."""
     today = datetime.datetime.now(datetime.UTC).date().isoformat()

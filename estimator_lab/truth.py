@@ -48,7 +48,7 @@ class Truth:
         if continuous:
             coarse = cls._sum(problem, 3 * nodes // 4, wrt)
             for key, fine in mean.items():
-                error = np.linalg.norm(fine - coarse[key]) / max(np.linalg.norm(fine), 1e-300)
+                error = float(np.linalg.norm(fine - coarse[key])) / max(float(np.linalg.norm(fine)), 1e-300)
                 if error > 1e-7:
                     raise UsageError(
                         f"the quadrature of {problem!r} has not converged: {nodes} and {3 * nodes // 4} nodes differ by a relative "
@@ -86,7 +86,9 @@ class Truth:
         return cls(mean, f"estimated: {estimator.label}, {record.replicates} replicates", record)
 
     @classmethod
-    def of(cls, problem: Problem, seed: int = 0, wrt: tuple[str, ...] = ("unit", "weight"), replicates: int = 2**14) -> Self:
+    def of(
+        cls, problem: Problem, seed: int = 0, wrt: tuple[str, ...] = ("unit", "weight"), replicates: int = 2**14
+    ) -> Self:
         """Exact where the states can be summed, else estimated by the least noisy unbiased estimator at hand."""
         try:
             return cls.exact(problem, wrt)

@@ -191,7 +191,7 @@ def extrapolated(quantity, temperature: float) -> float:
 
 
 def test_relaxations_at_zero_temperature():
-    """S11 and S12: straight-through Gumbel-softmax tends to the trapezoid, its variance to infinity as 1 / temperature."""
+    """S11, S12: straight-through Gumbel-softmax tends to the trapezoid; both variances go as 1 / temperature."""
     problem, pq = bits(cubic, 0.8), 0.16
     soft = {t: moments(problem, GumbelSoftmax(t), 400) for t in (0.1, 0.05, 0.025)}
     hard = {t: moments(problem, StraightThroughGumbelSoftmax(t), 400) for t in (0.1, 0.05, 0.025)}
@@ -276,7 +276,7 @@ def test_power_toy(power):
 # ---------------------------------------------------------------------- Gaussian table of Mohamed et al. 2020
 @pytest.mark.parametrize(("s", "d"), [(1.0, 0.5), (1.0, 0.0), (1.0, 3.0), (1.0, -1.3), (0.6, 0.8)])
 def test_gaussian_square(s, d):
-    """f = (x - k)^2, d = mu - k. The published column for s is for ds; d log s carries s in the mean, s^2 in the variance."""
+    """f = (x - k)^2, d = mu - k. The published column is for d / ds; d / d log s carries s, its variance s^2."""
     problem = GaussianPolynomial(mean=(1.0,), deviation=(s,), k=(1.0 - d,))
     mean = np.array([2 * d, 2 * s * s])
     scale = np.array([1.0, s * s])
@@ -296,7 +296,9 @@ def test_gaussian_square(s, d):
 def test_gaussian_optimal_baseline():
     s, d = 0.6, 0.8
     problem = GaussianPolynomial(mean=(1.0,), deviation=(s,), k=(1.0 - d,))
-    adapted = Reinforce("optimal").adapt(lambda e: {"x": torch.as_tensor(moments(problem, e, 10).mean).reshape(1, 1, 2)})
+    adapted = Reinforce("optimal").adapt(
+        lambda e: {"x": torch.as_tensor(moments(problem, e, 10).mean).reshape(1, 1, 2)}
+    )
     expected = [d**2 + 3 * s**2, d**2 + 5 * s**2]
     np.testing.assert_allclose(adapted.fitted["x"].ravel(), expected, rtol=1e-12)
 
@@ -439,7 +441,10 @@ def test_reinmax_is_zgr_draw_by_draw(family, jacobian):
 @pytest.mark.parametrize(("temperature", "tolerance"), [(0.1, 1e-10), (0.4, 1e-10), (1.0, 1e-10), (3.0, 1e-6)])
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0, -2.5])
 def test_rebar_is_exact_for_every_temperature_and_scale(temperature, tolerance, eta):
-    """S13; at eta = 0 it is REINFORCE. The relaxed value goes as u^(1 / temperature) at the ends, which above 1 slows the rule down."""
+    """S13; at eta = 0 it is REINFORCE.
+
+    The relaxed value goes as u^(1 / temperature) at the ends, which above 1 slows the rule down.
+    """
     problem = bits(lambda x: (x**3 - 0.4 * x).exp().sum(-1), 0.2)
     found = moments(problem, Rebar(temperature, eta), 200)
     np.testing.assert_allclose(found.mean, truth(problem), rtol=0, atol=tolerance)

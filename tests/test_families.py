@@ -40,7 +40,7 @@ def saturated(family: Family) -> Tensor:
 
 def thetas(family: Family) -> list[Tensor]:
     cases = [theta_of(family), theta_of(family, scale=0.1), theta_of(family, scale=6.0)]
-    return cases + [saturated(family)] if isinstance(family, Discrete) else cases
+    return [*cases, saturated(family)] if isinstance(family, Discrete) else cases
 
 
 def midpoints(count: int) -> Tensor:
@@ -114,13 +114,15 @@ def test_lead_axes_are_a_map(family):
 def test_rule_integrates_one_to_one_and_the_value_to_the_mean(family):
     for theta in thetas(family):
         values, weights = family.rule(theta, 16)
-        torch.testing.assert_close(weights.sum(0), torch.ones(units_of(family, theta), dtype=theta.dtype), rtol=0, atol=1e-14)
+        torch.testing.assert_close(
+            weights.sum(0), torch.ones(units_of(family, theta), dtype=theta.dtype), rtol=0, atol=1e-14
+        )
         torch.testing.assert_close(weighted(family, weights, values).sum(0), family.mean(theta), rtol=1e-13, atol=1e-14)
 
 
 @each(OBJECTS)
 def test_rule_weights_are_the_law(family):
-    """Finite: the weights are exp(log_prob). Gaussian: the rule integrates x^2 and x^4, which log_prob fixes."""
+    """Finite: the weights are exp(log_prob). Gaussian: the rule integrates x^2 and x^4."""
     for theta in thetas(family):
         values, weights = family.rule(theta, 16)
         if isinstance(family, Discrete):
@@ -351,7 +353,7 @@ def test_squash_tends_to_harden(family):
 @each(DISCRETE)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_saturated_logits_stay_finite(family, dtype):
-    """At logits of +-40 noise, conditioned noise and their slopes are finite for every number that MonteCarlo can draw."""
+    """Noise, conditioned noise and their slopes at logits of +-40, over the range that MonteCarlo draws from."""
     theta = saturated(family).to(dtype)
     eps = torch.finfo(dtype).eps
     # MonteCarlo draws from eps / 4 to one step of the generator's grid below one
@@ -377,5 +379,5 @@ def test_monte_carlo_never_draws_zero(monkeypatch):
     monkeypatch.setattr(torch, "rand", lambda shape, **options: torch.zeros(shape, dtype=options["dtype"]))
     for dtype in (torch.float32, torch.float64):
         like = torch.empty(3, dtype=dtype)
-        u = MonteCarlo("ends").uniform(like, 0, lambda: like[:, None])
+        u = MonteCarlo("ends").uniform(like, 0, lambda like=like: like[:, None])
         assert (u > 0).all() and torch.isfinite(Bernoulli().perturb(torch.zeros_like(like), u)).all()

@@ -1,5 +1,6 @@
 """Moments and batch means against exact arithmetic, and under any split."""
 
+import itertools
 import math
 from fractions import Fraction
 from functools import reduce
@@ -34,7 +35,7 @@ def in_fractions(x: np.ndarray, w: np.ndarray | None = None) -> tuple[float, flo
 
 def parts_of(total: int, cuts: list[int]) -> list[slice]:
     edges = sorted({0, total, *(c % (total + 1) for c in cuts)})
-    return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    return [slice(a, b) for a, b in itertools.pairwise(edges)]
 
 
 def assert_close(found: Moments, x: torch.Tensor, w: torch.Tensor | None, rtol: float) -> None:

@@ -3,7 +3,7 @@
 Where the noise of one draw makes a small product grid, the mean is an equality. Everywhere else it is a z-test per
 coordinate at Z = 7.5: 6.4e-14 for a Gaussian mean. Fewer than 4000 coordinates are tested in this file, nominally
 3e-10 in all. Means of skew draws have heavier tails, by the factor exp(|skewness| Z^3 / (6 sqrt n)) to first order
-(Cramér 1938); the test requires this to be below e^7 = 1100, so that the false-alarm rate of the whole file is below 1e-6.
+(Cramér 1938); the test requires this to be below 1100, so that the false-alarm rate of the whole file is below 1e-6.
 """
 
 import dataclasses
@@ -106,7 +106,9 @@ def z_gap(estimator: Estimator, problem: Problem, draws: int = DRAWS) -> float:
         if (error[constant] > 1e-9 * max(1.0, np.abs(truth).max())).any():
             return math.inf
         assert (np.abs(found.skewness[~constant]) * Z**3 / 6 / math.sqrt(record.replicates) < HEAVIER).all()
-        worst = max(worst, float((error[~constant] / np.sqrt(variance[~constant] / record.replicates)).max(initial=0.0)))
+        worst = max(
+            worst, float((error[~constant] / np.sqrt(variance[~constant] / record.replicates)).max(initial=0.0))
+        )
     return worst
 
 

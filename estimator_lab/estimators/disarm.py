@@ -29,7 +29,7 @@ class DisARM(Estimator):
 
     unbiased = True
     families = (Bernoulli,)
-    equation = 'hat(g) = 1/2 (f(b) - f(tilde(b))) (-1)^(tilde(b)) bold(1)[b != tilde(b)] max(p, 1 - p)'
+    equation = "hat(g) = 1/2 (f(b) - f(tilde(b))) (-1)^(tilde(b)) bold(1)[b != tilde(b)] max(p, 1 - p)"
 
     def surrogate(self, site: Site, downstream: Downstream) -> Tensor:
         """The loss at b, plus the injected antithetic difference."""

@@ -41,7 +41,7 @@ class GumbelSoftmax(Estimator):
     @property
     def label(self) -> str:
         """Short name."""
-        return f"Gumbel-softmax, τ = {self.temperature:g}"
+        return f"Gumbel, τ = {self.temperature:g}"
 
     def surrogate(self, site: Site, downstream: Downstream) -> Tensor:
         """The loss at the relaxed sample."""

@@ -40,9 +40,7 @@ class Rebar(Estimator):
 
     unbiased = True
     families = (Discrete,)
-    equation = (
-        "hat(g) = (f(b) - eta c(tilde(z))) nabla_theta log p_theta (b) + eta nabla_theta c(z) - eta nabla_theta c(tilde(z))"
-    )
+    equation = "hat(g) = (f(b) - eta c(tilde(z))) nabla_theta log p_theta (b) + eta nabla_theta c(z) - eta nabla_theta c(tilde(z))"
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:

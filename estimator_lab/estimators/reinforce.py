@@ -56,12 +56,14 @@ class Reinforce(Estimator):
 
     def __post_init__(self) -> None:
         if isinstance(self.baseline, str) and self.baseline not in ("mean", "optimal"):
-            raise UsageError(f'the baseline of Reinforce is None, a number, "mean" or "optimal"; found {self.baseline!r}')
+            raise UsageError(
+                f'the baseline of Reinforce is None, a number, "mean" or "optimal"; found {self.baseline!r}'
+            )
 
     @property
     def label(self) -> str:
         """Short name."""
-        return "REINFORCE" if self.baseline is None else f"REINFORCE, {self.baseline} baseline"
+        return "REINFORCE" if self.baseline is None else f"REINFORCE ({self.baseline})"
 
     def adapt(self, mean_gradient: MeanGradient) -> Self:
         """Fits E f, or E[f s^2] / E[s^2], per example and unit.
@@ -84,7 +86,9 @@ class Reinforce(Estimator):
         loss = downstream(value)
         if isinstance(self.baseline, str):
             if site.name not in self.fitted:
-                raise UsageError(f"{self!r} was not fitted: measure it through estimator_lab.measure, which adapts it first")
+                raise UsageError(
+                    f"{self!r} was not fitted: measure it through estimator_lab.measure, which adapts it first"
+                )
             centre = self.fitted[site.name]
         else:
             centre = loss.new_tensor(self.baseline or 0.0)

@@ -26,7 +26,7 @@ class ReinMax(Estimator):
 
     unbiased = False
     families = (Bernoulli, Categorical)
-    equation = "hat(g) = [2 J((pi + D) \\/ 2) - 1/2 J(pi)] f'(D), quad J(m) = \"diag\"(m) - m m^top"
+    equation = 'hat(g) = [2 J((pi + D) \\/ 2) - 1/2 J(pi)] f\'(D), quad J(m) = "diag"(m) - m m^top'
 
     def surrogate(self, site: Site, downstream: Downstream) -> Tensor:
         """The loss at the sample, with the second-order Jacobian."""

@@ -25,6 +25,11 @@ class Sample(Estimator):
     unbiased = False
     equation = "hat(g) = 0"
 
+    @property
+    def label(self) -> str:
+        """Short name."""
+        return "sample, no gradient"
+
     def surrogate(self, site: Site, downstream: Downstream) -> Tensor:
         """The loss at a sample."""
         return downstream(site.sample(common=self.common))

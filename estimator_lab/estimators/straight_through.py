@@ -44,7 +44,7 @@ class StraightThrough(Estimator):
     @property
     def label(self) -> str:
         """Short name."""
-        return "straight-through" + ("" if self.derivative == "mean" else ", identity")
+        return "ST" if self.derivative == "mean" else "ST (identity)"
 
     def surrogate(self, site: Site, downstream: Downstream) -> Tensor:
         """The loss at the sample, with the other's derivative."""

@@ -32,7 +32,7 @@ class StraightThroughGumbelSoftmax(Estimator):
 
     unbiased = False
     families = (Discrete,)
-    equation = "hat(g) = f'(b) thin nabla_theta \"softmax\"((theta + G) \\/ tau), quad b = op(\"argmax\")(theta + G)"
+    equation = 'hat(g) = f\'(b) thin nabla_theta "softmax"((theta + G) \\/ tau), quad b = op("argmax")(theta + G)'
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -41,7 +41,7 @@ class StraightThroughGumbelSoftmax(Estimator):
     @property
     def label(self) -> str:
         """Short name."""
-        return f"ST Gumbel-softmax, τ = {self.temperature:g}"
+        return f"ST-Gumbel, τ = {self.temperature:g}"
 
     def surrogate(self, site: Site, downstream: Downstream) -> Tensor:
         """The loss at the hard sample."""

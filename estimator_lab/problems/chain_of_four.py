@@ -46,9 +46,7 @@ class ChainOfFour(Problem):
             return weights["c1"] + x[:, None]
         return (2 * samples[-1] - 1) @ weights[f"w{i}"].T + weights[f"c{i}"]
 
-    def loss(
-        self, weights: Mapping[str, Tensor], samples: tuple[Tensor, ...], thetas: tuple[Tensor, ...]
-    ) -> Tensor:
+    def loss(self, weights: Mapping[str, Tensor], samples: tuple[Tensor, ...], thetas: tuple[Tensor, ...]) -> Tensor:
         """Couples the last two layers."""
         a, b = samples[2], samples[3]
         return (b[..., 0] - b[..., 1] * a[..., 0] + 0.4 * a[..., 1] - 0.2).square()

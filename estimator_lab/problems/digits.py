@@ -1,5 +1,6 @@
 """The 8x8 handwritten digits that ship with the package, and networks trained on them."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -44,7 +45,14 @@ class _Digits(Problem):
         """Names and shapes of the weights; a matrix is ``[out, in]``."""
         raise NotImplementedError
 
-    def _loss(self, weights: Mapping[str, Tensor], samples: tuple[Tensor, ...], thetas: tuple[Tensor, ...], x: Tensor, y: Tensor) -> Tensor:
+    def _loss(
+        self,
+        weights: Mapping[str, Tensor],
+        samples: tuple[Tensor, ...],
+        thetas: tuple[Tensor, ...],
+        x: Tensor,
+        y: Tensor,
+    ) -> Tensor:
         raise NotImplementedError
 
     def _theta(self, weights: Mapping[str, Tensor], samples: tuple[Tensor, ...], x: Tensor) -> Tensor:
@@ -58,9 +66,7 @@ class _Digits(Problem):
         """Logits of the next layer."""
         return self._theta(weights, samples, self._examples(weights)[0])
 
-    def loss(
-        self, weights: Mapping[str, Tensor], samples: tuple[Tensor, ...], thetas: tuple[Tensor, ...]
-    ) -> Tensor:
+    def loss(self, weights: Mapping[str, Tensor], samples: tuple[Tensor, ...], thetas: tuple[Tensor, ...]) -> Tensor:
         """Loss of each example."""
         return self._loss(weights, samples, thetas, *self._examples(weights))
 
@@ -93,7 +99,7 @@ def _train(kind: type[_Digits], steps: int, seed: int) -> dict[str, Tensor]:
                 b = (torch.rand(p.shape, generator=generator, dtype=p.dtype) < p).to(p.dtype)
                 samples, thetas = (*samples, b + p - p.detach()), (*thetas, theta)
             optimiser.zero_grad()
-            network._loss(weights, samples, thetas, x, y).mean().backward()  # type: ignore[no-untyped-call]
+            network._loss(weights, samples, thetas, x, y).mean().backward()
             optimiser.step()
     return {k: v.detach() for k, v in weights.items()}
 
@@ -121,12 +127,19 @@ class DigitsAutoencoder(_Digits):
     def _theta(self, weights: Mapping[str, Tensor], samples: tuple[Tensor, ...], x: Tensor) -> Tensor:
         return (2 * x - 1) @ weights["encoder.weight"].T + weights["encoder.bias"]
 
-    def _loss(self, weights: Mapping[str, Tensor], samples: tuple[Tensor, ...], thetas: tuple[Tensor, ...], x: Tensor, y: Tensor) -> Tensor:
+    def _loss(
+        self,
+        weights: Mapping[str, Tensor],
+        samples: tuple[Tensor, ...],
+        thetas: tuple[Tensor, ...],
+        x: Tensor,
+        y: Tensor,
+    ) -> Tensor:
         (z,), (theta,) = samples, thetas
         pixels = (2 * z - 1) @ weights["decoder.weight"].T + weights["decoder.bias"]
         reconstruction = binary_cross_entropy_with_logits(pixels, x.expand_as(pixels), reduction="none").sum(-1)
         # log q(z | x) - log p(z), the prior being 2^-8
-        complexity = (z * logsigmoid(theta) + (1 - z) * logsigmoid(-theta)).sum(-1) + 8 * np.log(2)
+        complexity = (z * logsigmoid(theta) + (1 - z) * logsigmoid(-theta)).sum(-1) + 8 * math.log(2)
         return reconstruction + complexity
 
 
@@ -156,5 +169,13 @@ class DigitsClassifier(_Digits):
         inputs = 2 * (samples[-1] if samples else x) - 1
         return inputs @ weights[f"w{i}"].T + weights[f"b{i}"]
 
-    def _loss(self, weights: Mapping[str, Tensor], samples: tuple[Tensor, ...], thetas: tuple[Tensor, ...], x: Tensor, y: Tensor) -> Tensor:
-        return cross_entropy((2 * samples[-1] - 1) @ weights["w3"].T + weights["b3"], y, reduction="none")
+    def _loss(
+        self,
+        weights: Mapping[str, Tensor],
+        samples: tuple[Tensor, ...],
+        thetas: tuple[Tensor, ...],
+        x: Tensor,
+        y: Tensor,
+    ) -> Tensor:
+        loss: Tensor = cross_entropy((2 * samples[-1] - 1) @ weights["w3"].T + weights["b3"], y, reduction="none")
+        return loss

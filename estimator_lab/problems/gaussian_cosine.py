@@ -33,4 +33,9 @@ class GaussianCosine(Gaussian):
         """Exact gradient."""
         # E cos(k x) = cos(k mu) exp(-k^2 s^2 / 2)
         damping = (-(self._k * self._s).square() / 2).exp()
-        return torch.stack([-self._k * (self._k * self._mu).sin(), -(self._k * self._s).square() * (self._k * self._mu).cos()], -1) * damping[:, None]
+        return (
+            torch.stack(
+                [-self._k * (self._k * self._mu).sin(), -(self._k * self._s).square() * (self._k * self._mu).cos()], -1
+            )
+            * damping[:, None]
+        )

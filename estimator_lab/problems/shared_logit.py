@@ -51,9 +51,7 @@ class SharedLogit(Problem):
         zeros = len(self.centre) - ones
         return (ones * logsigmoid(weights["logit"]) + zeros * logsigmoid(-weights["logit"]))[None, None]
 
-    def loss(
-        self, weights: Mapping[str, Tensor], samples: tuple[Tensor, ...], thetas: tuple[Tensor, ...]
-    ) -> Tensor:
+    def loss(self, weights: Mapping[str, Tensor], samples: tuple[Tensor, ...], thetas: tuple[Tensor, ...]) -> Tensor:
         """Squared distance of the chosen state to the centre, linear in the one-hot vector."""
         states = self._states(samples[0])
         return (samples[0] @ (states - states.new_tensor(self.centre)).square().sum(-1))[..., 0]

@@ -42,8 +42,6 @@ class TwoLayer(Problem):
             return x.reshape(self.batch, 4) @ weights["w1"].T
         return samples[0] @ weights["w2"].T
 
-    def loss(
-        self, weights: Mapping[str, Tensor], samples: tuple[Tensor, ...], thetas: tuple[Tensor, ...]
-    ) -> Tensor:
+    def loss(self, weights: Mapping[str, Tensor], samples: tuple[Tensor, ...], thetas: tuple[Tensor, ...]) -> Tensor:
         """Squared error and a penalty on the first logits."""
         return (samples[1] @ weights["v"] - 0.3).square() + 0.1 * thetas[0].square().sum(-1)

@@ -341,11 +341,10 @@ def _missed(s: _Story) -> list[str]:
     random = [f for f in s.findings if f.verdict != "exact"]
     if random:
         lines.append("An event too rare to have been drawn leaves no trace in any of these numbers.")
-    chance = s.alpha * len(random)
     if len(random) > 1:
         lines.append(
-            f"Each of {count(len(random))} pairs was tested at a family-wise level of {_percent(s.alpha)}: were all of"
-            f" them unbiased, {rounded(chance)} would be called biased by chance on average, at most."
+            f"The {count(len(random))} pairs share one false-alarm rate: the chance that any unbiased one is called biased"
+            f" anywhere in this report is at most {_percent(s.alpha)}."
         )
     noisy = [f for f in s.findings if f.truth_error > 0]
     if noisy:
@@ -410,7 +409,7 @@ def _legend(s: _Story) -> str:
     work = f"; work is variance times evaluations of the loss, relative to {_reference(s)}" if _has_ratios(s) else ""
     return (
         "All weights together. Bias is the relative bias, the debiased norm of the bias over the norm of the gradient,"
-        f" with its interval (each end at level {rounded(s.alpha)});"
+        " with its simultaneous interval;"
         " SNR is the squared norm of the mean over the total variance of one replicate; E cos is the mean cosine of"
         f" one replicate with the gradient{work}; losses and µs are per replicate."
     )
@@ -440,7 +439,7 @@ def _summary(s: _Story) -> list[Block]:
         _text(
             _setting(s),
             f"A group counts as unbiased within the margin when a bias of {_percent(s.margin)} of its gradient is ruled"
-            f" out at level {rounded(s.alpha)}.",
+            f" out at level {rounded(s.alpha)}, simultaneously for all groups of this report.",
         )
     ]
     if not s.many:
