@@ -74,3 +74,17 @@ def loop(problem: Classifier, replicates: int) -> dict[str, Tensor]:
         (loss / problem.batch).backward()
         rows.append({k: v.grad for k, v in weights.items()})
     return {k: torch.stack([row[k] for row in rows]) for k in rows[0]}
+
+
+def toy_loop(problem: lab.Problem, replicates: int) -> dict[str, Tensor]:
+    """Weight gradients of ``problems.TwoLayer`` by R backward passes of the same network written by hand."""
+    x = torch.linspace(-1, 1, 4 * problem.batch, dtype=torch.float64).reshape(problem.batch, 4)
+    rows = []
+    for _ in range(replicates):
+        weights = {k: v.detach().requires_grad_() for k, v in problem.weights().items()}
+        first = x @ weights["w1"].T
+        second = straight_through(first) @ weights["w2"].T
+        loss = (straight_through(second) @ weights["v"] - 0.3).square() + 0.1 * first.square().sum(-1)
+        loss.mean().backward()
+        rows.append({k: v.grad for k, v in weights.items()})
+    return {k: torch.stack([row[k] for row in rows]) for k in rows[0]}

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks import Classifier, loop, plain_batched
+from networks import Classifier, loop, plain_batched, toy_loop
 
 import estimator_lab as lab
 from estimator_lab.chain import Chain
@@ -19,12 +19,10 @@ def drawer(problem, wrt, replicates):
 
 def test_toy_against_a_loop(side_by_side):
     """A 4-3-2 network with two stochastic layers: at least 300 times as fast as a Python loop of backward()."""
-    problem = Classifier((4, 3, 2, 2), batch=2, dtype=torch.float64)
-    ours = drawer(problem, ("unit", "weight"), 4096)
-    ratio = side_by_side(
-        "(a) toy 4-3-2, unit and weight gradients, against a loop", ours, lambda: loop(problem, 100), 4096, 100
-    )
-    assert ratio >= 300
+    problem, count = lab.problems.TwoLayer(), 2**14
+    ours = drawer(problem, ("unit", "weight"), count)
+    name = "(a) toy 4-3-2, unit and weight gradients, against a loop"
+    assert side_by_side(name, ours, lambda: toy_loop(problem, 200), count, 200) >= 300
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch.func import vmap
 
 from estimator_lab.errors import MeasurementError, UsageError
 from estimator_lab.estimator import Estimator
+from estimator_lab.estimators.per_site import PerSite
 from estimator_lab.noise import MonteCarlo, Noise, derive_seed
 from estimator_lab.problem import Problem
 from estimator_lab.site import Site
@@ -56,9 +56,12 @@ class Chain:
         if not wrt or set(wrt) - {"unit", "weight"}:
             raise UsageError(f'wrt holds "unit", "weight" or both; found {wrt!r}')
         self.problem, self.estimator, self.wrt = problem, estimator, wrt
-        self.weights: dict[str, Tensor] = {k: v.detach() for k, v in problem.weights().items()}
-        if not self.weights:
-            raise UsageError(f"{problem!r} has no weights; at least one tensor is needed to fix dtype and device")
+        given = problem.weights()
+        wrong = [k for k, v in given.items() if not (isinstance(v, Tensor) and v.is_floating_point())]
+        if wrong or not given or not problem.sites:
+            lacks = f"has weights that are no floating-point tensors: {wrong}" if wrong else "lacks weights or sites"
+            raise UsageError(f"{problem!r} {lacks}; give at least one site, and tensors by name, which fix the dtype")
+        self.weights: dict[str, Tensor] = {k: v.detach() for k, v in given.items()}
         first = next(iter(self.weights.values()))
         self.dtype, self.device = first.dtype, first.device
         self.notes: tuple[str, ...] = ()
@@ -68,6 +71,11 @@ class Chain:
         self._probe()
 
     def _check_family(self, estimator: Estimator) -> None:
+        names = [spec.name for spec in self.problem.sites]
+        if isinstance(estimator, PerSite) and (unknown := [n for n in estimator.estimators if n not in names]):
+            raise UsageError(
+                f"{self.problem!r} has no site {unknown}, which {estimator!r} names; its sites are {names}"
+            )
         for spec in self.problem.sites:
             if not isinstance(spec.family, estimator.families):
                 names = " or ".join(f.__name__ for f in estimator.families)
@@ -83,12 +91,15 @@ class Chain:
             for spec in problem.sites:
                 theta = problem.theta(self.weights, samples)
                 self._expect(
-                    theta, (batch, *spec.theta_shape), f"theta of site {spec.name!r}", "[batch, *units, *theta]"
+                    theta,
+                    (batch, *spec.theta_shape),
+                    f"theta() of {problem!r} for site {spec.name!r}",
+                    "[batch, *units, *theta]",
                 )
                 site = Site(spec, theta.detach()[None, None].expand(1, 2, *theta.shape), noise)
                 samples, thetas = (*samples, site.sample()[0, 0]), (*thetas, theta.detach())
             loss = problem.loss(self.weights, samples, thetas)
-            self._expect(loss, (batch,), "loss", "[batch]")
+            self._expect(loss, (batch,), f"loss() of {problem!r}", "[batch]")
             pairs = tuple(torch.stack([t, t])[None] for t in (*samples, *thetas))
             groups = pairs[: len(samples)], pairs[len(samples) :]
             looped = self._loop(problem.loss, self.weights, False, *groups)
@@ -109,10 +120,18 @@ class Chain:
             self._looped = True
             self.notes = (f"{problem!r} runs in a loop over replicates, which is slow: {reason}",)
 
-    def _expect(self, tensor: Tensor, shape: tuple[int, ...], what: str, axes: str) -> None:
-        if not isinstance(tensor, Tensor) or tuple(tensor.shape) != shape:
-            found = list(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise UsageError(f"{what} of {self.problem!r} has axes {axes} = {list(shape)}; found {found}")
+    def _expect(
+        self, tensor: object, shape: tuple[int, ...], what: str, axes: str, remedy: str = "", *, extra: bool = False
+    ) -> None:
+        """Requires a tensor of a shape, or with ``extra`` of one with axes prepended to it."""
+        if not isinstance(tensor, Tensor):
+            found: object = type(tensor).__name__
+        elif tuple(tensor.shape[-len(shape) :] if extra else tensor.shape) != shape:
+            found = list(tensor.shape)
+        else:
+            return
+        on = "" if repr(self.problem) in what else f" on {self.problem!r}"
+        raise UsageError(f"{what}{on} has axes {axes} = {list(shape)}; found {found}{remedy and '; '}{remedy}")
 
     # ------------------------------------------------------------------ mapping the problem over leading axes
     def _map(self, function: Callable[..., Tensor], weights: Weights, per_replicate: bool, *groups: Tensors) -> Tensor:
@@ -162,7 +181,7 @@ class Chain:
         self, weights: Weights, per_replicate: bool, first: Tensor, offsets: list[Tensor], noise: Noise
     ) -> Tensor:
         """Surrogate loss ``[K, R, B]``; ``first`` is the first site's theta ``[B, ...]`` or ``[R, B, ...]``."""
-        problem, replicates = self.problem, offsets[0].shape[0]
+        problem, paths, replicates = self.problem, self.estimator.paths, offsets[0].shape[0]
 
         def step(samples: Tensors, thetas: Tensors, active: Estimator) -> Tensor:
             if len(samples) == len(problem.sites):
@@ -171,27 +190,31 @@ class Chain:
             if samples:
                 theta = self._map(problem.theta, weights, per_replicate, samples) + offsets[len(samples)]
             else:
-                theta = (first + offsets[0]).expand(self.estimator.paths, *offsets[0].shape)
+                theta = (first + offsets[0]).expand(paths, *offsets[0].shape)
+
+            site = Site(spec, theta, noise)
+            lead, tail = theta.shape[: site.lead], (paths, replicates, problem.batch, *spec.value_shape)
 
             def downstream(value: Tensor, using: Estimator | None = None) -> Tensor:
-                tail = (replicates, problem.batch, *spec.value_shape)
-                if value.dim() < len(tail) + 1 or tuple(value.shape[-len(tail) :]) != tail:
+                where = f"the value that {active!r} passed on from site {spec.name!r}"
+                self._expect(value, tail, where, "[..., paths, replicates, batch, *units]", extra=True)
+                if value.dtype != theta.dtype:
                     raise UsageError(
-                        f"{active!r} passed a value with shape {list(value.shape)} on from site {spec.name!r}; "
-                        f"expected axes [..., paths, replicates, batch, *units] = [..., {', '.join(map(str, tail))}]"
+                        f"{where} is {value.dtype}, theta is {theta.dtype}: convert it with value.to(theta)"
                     )
                 return step((*samples, value), (*thetas, theta), using or active)
 
-            return active.surrogate(Site(spec, theta, noise), downstream)
-
-        loss = step((), (), self.estimator)
-        shape = (self.estimator.paths, replicates, problem.batch)
-        if tuple(loss.shape) != shape:
-            raise UsageError(
-                f"the surrogate of {self.estimator!r} has axes [paths, replicates, batch] = {list(shape)}; "
-                f"found {list(loss.shape)}: return what downstream returned, summed over axes that were prepended"
+            loss = active.surrogate(site, downstream)
+            self._expect(
+                loss,
+                tuple(lead),
+                f"the surrogate of {active!r} at site {spec.name!r}",
+                "[paths, replicates, batch]",
+                "return what downstream returned, summed over the axes you prepended",
             )
-        return loss
+            return loss
+
+        return step((), (), self.estimator)
 
     def _loss(
         self, weights: Weights, per_replicate: bool, replicates: int, samples: Tensors, thetas: Tensors
@@ -243,20 +266,22 @@ class Chain:
             first = problem.theta(shared, ())
             loss = self._walk(weights, by_weight, first.detach(), leaves, noise)
             inputs = leaves + (list(weights.values()) if by_weight else [])
+            # Weight gradients are the large tensors: they come out scaled by 1 / B, and unit gradients are scaled back.
+            scale = batch if by_weight else 1
+            grads: tuple[Tensor | None, ...] = (None,) * len(inputs)  # of a dead path, whose estimate is zero
             if loss.requires_grad:
-                grads = torch.autograd.grad(loss.mean(0).sum(), inputs, allow_unused=True)
-            else:  # a dead path: the estimate is zero, and is measured as such
-                grads = ()
-            filled = [torch.zeros_like(x) if g is None else g.detach() for x, g in zip_longest(inputs, grads)]
+                grads = torch.autograd.grad(loss.mean(0).sum() / scale, inputs, allow_unused=True)
             result: dict[Key, Tensor] = {}
             if "unit" in self.wrt:
-                result |= {("unit", s.name): g for s, g in zip(problem.sites, filled, strict=False)}
+                for spec, leaf, g in zip(problem.sites, leaves, grads, strict=False):
+                    result["unit", spec.name] = torch.zeros_like(leaf) if g is None else g.detach() * scale
             if by_weight:
-                pulled: tuple[Tensor | None, ...] = (None,) * len(shared)
-                if first.requires_grad:
-                    pulled = self._pull_back(first, list(shared.values()), filled[0])
-                for name, own, early in zip(weights, filled[len(leaves) :], pulled, strict=True):
-                    result["weight", name] = (own if early is None else own + early) / batch
+                early: tuple[Tensor | None, ...] = (None,) * len(shared)
+                if first.requires_grad and grads[0] is not None:
+                    early = self._pull_back(first, list(shared.values()), grads[0])
+                for (name, leaf), late, pulled in zip(weights.items(), grads[len(leaves) :], early, strict=True):
+                    parts = [g.detach() for g in (late, pulled) if g is not None]
+                    result["weight", name] = sum(parts[1:], start=parts[0]) if parts else torch.zeros_like(leaf)
         return result
 
     def _pull_back(self, first: Tensor, shared: list[Tensor], cotangent: Tensor) -> tuple[Tensor | None, ...]:
@@ -305,7 +330,7 @@ class Chain:
         The moves are large and differ between replicates, units and classes, so that samples and losses change with them.
 
         Raises:
-            MeasurementError: the estimator reads other replicates than its own.
+            MeasurementError: the estimator reads other replicates than its own, or draws numbers that no seed repeats.
         """
         count = 8
         still = {
@@ -316,17 +341,21 @@ class Chain:
         for t in moved.values():
             t[1:] = 4 * torch.arange(1, 1 + t[1:].numel(), dtype=t.dtype, device=t.device).reshape(t[1:].shape).sin()
         results = []
-        for offsets in (still, moved):
+        for offsets in (still, still, moved):
             with forked(derive_seed("mixing")):
                 results.append(self.draw(count, MonteCarlo("mixing", device=self.device), offsets))
-        before, after = results
-        for key in before:
-            a, b = before[key][0], after[key][0]
-            tolerance = 1e3 * torch.finfo(self.dtype).eps * max(1.0, float(a.abs().max()) if a.numel() else 1.0)
-            if not torch.allclose(a, b, rtol=0, atol=tolerance, equal_nan=True):
+        for key, first in results[0].items():
+            again, after = (found[key][0] for found in results[1:])
+            tolerance = 1e3 * torch.finfo(self.dtype).eps * max(1.0, float(first.abs().max()) if first.numel() else 1.0)
+            if not torch.allclose(first[0], again, rtol=0, atol=tolerance, equal_nan=True):
                 raise MeasurementError(
-                    f"{self.estimator!r} mixes replicates: the gradient {key} of one replicate changes when another's parameters do; "
-                    "reduce over the path axis -3, never over the replicate axis -2"
+                    f"{self.estimator!r} cannot be repeated: its gradient {key} differs from call to call on the same seeds; "
+                    "draw from site.uniform() and site.sample(), or from torch's global random stream"
+                )
+            if not torch.allclose(first[0], after, rtol=0, atol=tolerance, equal_nan=True):
+                raise MeasurementError(
+                    f"{self.estimator!r} mixes replicates: the gradient {key} of one replicate changes when another's "
+                    "parameters do; reduce over the path axis -3, never over the replicate axis -2"
                 )
 
 

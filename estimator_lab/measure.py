@@ -1,5 +1,6 @@
 """Drawing replicates in blocks, and exact moments by product rules."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from estimator_lab.sampler import GradientSampler
 
 BLOCK_FLOATS = 2**22
 """Numbers that one block may hold per tensor: sets the replicates per block, hence the memory, from the problem's size."""
+
+LARGEST_BLOCK = 2**14
 
 GRID_LIMIT = 2**22
 """Largest product grid that exact moments are taken over."""
@@ -98,7 +101,7 @@ class Measurement:
     def blocks(self, replicates: int) -> int:
         """Number of whole blocks that hold at least so many replicates."""
         if replicates < 1:
-            raise UsageError(f"replicates is at least 1; found {replicates}")
+            raise UsageError(f"the number of replicates is at least 1; found {replicates}")
         return -(-replicates // self.plan.block)
 
     @property
@@ -150,6 +153,7 @@ def prepare(
     wrt: tuple[str, ...] = ("unit", "weight"),
     reference: Mapping[Key, Array] | None = None,
     purpose: str = "measure",
+    replicates: int = 0,
 ) -> Measurement:
     """A measurement of an estimator on a problem, its learned parts fitted and its replicates checked not to mix.
 
@@ -160,6 +164,7 @@ def prepare(
         wrt: "unit" and/or "weight".
         reference: gradients that per-replicate scalars are taken against.
         purpose: separates the draws of, say, a truth from those of a measurement.
+        replicates: how many are wanted, if that is known: no block is made much larger.
 
     Raises:
         UsageError: a shape or a family does not fit.
@@ -173,7 +178,9 @@ def prepare(
     layout = Layout.make(shapes, chain.layers())
     units = sum(int(torch.Size(s).numel()) for k, s in shapes.items() if k[0] == "unit") or 1
     size = layout.size + chain.tally.losses * units * 4
-    block = min(4096, max(BATCHES, 1 << int(BLOCK_FLOATS / size).bit_length() - 1 if size < BLOCK_FLOATS else 1))
+    fits = 2 ** int(math.log2(max(BLOCK_FLOATS / size, 1)))
+    wanted = 2 ** math.ceil(math.log2(replicates)) if replicates else LARGEST_BLOCK
+    block = max(BATCHES, min(fits, wanted, BATCHES if chain.notes else LARGEST_BLOCK))
     flat = _flatten(reference, shapes)
     words = [purpose] if flat is None else [purpose, flat.tobytes().hex()]
     plan = Plan(
@@ -230,7 +237,7 @@ def measure(
     Args:
         problem: what is differentiated.
         estimator: how.
-        replicates: number of draws, rounded up to whole blocks.
+        replicates: number of draws, rounded up to whole blocks (at most 16384 each, a power of two).
         seed: same seed, same bytes.
         wrt: "unit" (per example and unit) and/or "weight".
 
@@ -238,7 +245,7 @@ def measure(
         UsageError: a shape or a family does not fit.
         MeasurementError: a gradient is not finite, or the estimator mixes replicates.
     """
-    return prepare(problem, estimator, seed=seed, wrt=wrt).run(replicates)
+    return prepare(problem, estimator, seed=seed, wrt=wrt, replicates=replicates).run(replicates)
 
 
 def fit(estimator: Estimator, problem: Problem, seed: int, replicates: int = 2**14) -> Estimator:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from estimator_lab.errors import UsageError
 from estimator_lab.families import Discrete, Family
 from estimator_lab.noise import Noise
 
@@ -129,7 +130,17 @@ class Site:
         return math.prod(self.spec.units)
 
     def inject(self, gradient: Tensor) -> Tensor:
-        """A term of value zero ``[*lead]`` whose derivative with respect to theta is ``gradient`` (shape of theta)."""
+        """A term of value zero ``[*lead]`` whose derivative with respect to theta is ``gradient``.
+
+        Raises:
+            UsageError: the gradient is not shaped like theta.
+        """
+        if not isinstance(gradient, Tensor) or gradient.shape != self.theta.shape:
+            found = list(gradient.shape) if isinstance(gradient, Tensor) else type(gradient).__name__
+            raise UsageError(
+                f"a gradient for site {self.name!r} is shaped like theta, axes [..., paths, replicates, batch, *units, *theta] = "
+                f"{list(self.theta.shape)}; found {found}"
+            )
         term = gradient.detach() * (self.theta - self.theta.detach())
         return term.flatten(-len(self.spec.theta_shape)).sum(-1)
 

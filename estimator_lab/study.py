@@ -43,7 +43,7 @@ def _examine(
         progress(label, 0, 0)
     if truth is None:
         truth = _cached_truth(problem, seed, wrt)
-    measurement = prepare(problem, estimator, seed=seed, wrt=wrt, reference=truth.mean)
+    measurement = prepare(problem, estimator, seed=seed, wrt=wrt, reference=truth.mean, replicates=budget or 0)
     steps = (lambda done, total: progress(label, done, total)) if progress else None
     record = measurement.run(budget or measurement.default_replicates, steps)
     return find(

@@ -81,7 +81,7 @@ class Truth:
         """
         if estimator.unbiased is not True:
             raise UsageError(f"a truth is estimated with an unbiased estimator; {estimator!r} does not claim to be one")
-        record = prepare(problem, estimator, seed=seed, wrt=wrt, purpose="truth").run(replicates)
+        record = prepare(problem, estimator, seed=seed, wrt=wrt, purpose="truth", replicates=replicates).run(replicates)
         mean = {k: record.mean(k) for k in record.layout.shapes}
         return cls(mean, f"estimated: {estimator.label}, {record.replicates} replicates", record)
 

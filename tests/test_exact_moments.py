@@ -317,6 +317,28 @@ def test_gaussian_cosine(k, path, score):
     printed(plain.variance[0], score)
 
 
+@pytest.mark.parametrize("site", ["h1", "h2"])
+def test_fitted_baselines_next_to_a_gradient_of_theta_itself(site):
+    """The penalty on the first logits is part of the loss, and its own gradient part of the estimate."""
+    problem, key = TwoLayer(batch=1), ("unit", site)
+    shapes = {s.name: (1, *s.theta_shape) for s in problem.sites}
+
+    def mean_gradient(estimator):
+        found = exact_moments(problem, estimator, 1, ("unit",))
+        return {name: torch.as_tensor(found["unit", name].mean).reshape(shape) for name, shape in shapes.items()}
+
+    expected = float(Chain(problem, Exact()).value(MonteCarlo("unused")))
+    fitted = Reinforce("mean").adapt(mean_gradient).fitted[site]
+    np.testing.assert_allclose(fitted, np.full(fitted.shape, expected), rtol=1e-12)
+    # the variance is a parabola in the baseline; the optimal one is at its vertex
+    low, middle, high = (exact_moments(problem, Reinforce(c))[key].variance for c in (-1.0, 0.0, 1.0))
+    curvature, slope = (low + high) / 2 - middle, (high - low) / 2
+    fitted = Reinforce("optimal").adapt(mean_gradient).fitted[site]
+    np.testing.assert_allclose(fitted.ravel(), -slope / (2 * curvature), rtol=1e-10)
+    found = exact_moments(problem, Reinforce("optimal"))[key].variance
+    np.testing.assert_allclose(found, middle - slope**2 / (4 * curvature), rtol=1e-10)
+
+
 # ---------------------------------------------------------------------- analytic statements
 @pytest.mark.parametrize("p", [0.03, 0.2, 0.5, 0.77])
 def test_one_bernoulli_in_closed_form(p):

@@ -196,7 +196,7 @@ def test_sample_has_the_law(family):
 
 
 def test_normal_sample_has_the_law():
-    """Change of variables: exp(log_prob(x(e))) |dx/de| is the standard normal density at e; so is the slope in theta."""
+    """Change of variables: exp(log_prob(x(e))) |dx/de| is the standard normal density at e."""
     family = Normal()
     theta = theta_of(family, (7,))
     e = torch.linspace(-5, 5, 7, dtype=torch.float64)[:, None, None].expand(7, *UNITS).clone().requires_grad_()

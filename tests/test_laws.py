@@ -184,6 +184,22 @@ def test_every_estimator_says_what_it_is(estimator):
     assert estimator.label
 
 
+class Unheard(TwoLayer):
+    """The second layer does not hear the first unit of the first."""
+
+    def theta(self, weights, samples):
+        return super().theta(weights, samples) if not samples else samples[0][..., 1:] @ weights["w2"][:, 1:].T
+
+
+def test_local_expectation_shares_random_numbers_downstream():
+    """A unit that changes nothing downstream has no gradient but the penalty's, draw by draw."""
+    problem = Unheard()
+    draws = Chain(problem, LocalExpectation(), ("unit",)).draw(50, MonteCarlo("common"))["unit", "h1"]
+    direct = 0.2 * problem.theta(problem.weights(), ())
+    torch.testing.assert_close(draws[..., 0], direct[:, 0].expand(50, -1), rtol=1e-12, atol=1e-13)
+    assert (draws[..., 1:].std(0) > 0).all()
+
+
 def test_wrong_shapes_are_told():
     class Summed(Estimator):
         def surrogate(self, site, downstream):

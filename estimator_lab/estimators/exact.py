@@ -48,7 +48,7 @@ class Exact(Estimator):
         if states > STATE_LIMIT:
             raise TooLarge(
                 f"site {site.name!r} brings {states:.3g} joint states, more than the {STATE_LIMIT} that are summed; "
-                "estimate the truth instead (Truth.estimated, or --truth estimated)"
+                "use an estimator that samples, or for a truth Truth.estimated"
             )
         value, weight = site.family.rule(site.theta, self.nodes)
         # one index per unit and state of the layer: unit d takes its point (state // size^d) % size
