@@ -5,11 +5,13 @@ STAMP   := $(VENV)/.ready
 PIPOPTS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: report test check bench clean
+.PHONY: report overview digits test check bench clean
 
-report: $(STAMP)  ## the main job: measures everything and writes reports/*.pdf
-	$(BIN)/python analyses/overview.py
-	$(BIN)/python analyses/digits.py
+report: $(STAMP)
+	$(MAKE) -j2 overview digits
+
+overview digits: $(STAMP)
+	$(BIN)/python analyses/$@.py
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

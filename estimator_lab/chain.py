@@ -77,9 +77,8 @@ class Chain:
                 f"{self.problem!r} has no site {unknown}, which {estimator!r} names; its sites are {names}"
             )
         for spec in self.problem.sites:
-            if not isinstance(spec.family, estimator.families):
-                names = " or ".join(f.__name__ for f in estimator.families)
-                raise UsageError(f"{estimator!r} applies to {names} sites; site {spec.name!r} is {spec.family!r}")
+            if reason := estimator.refuses(spec):
+                raise UsageError(reason)
 
     def _probe(self) -> None:
         """Walks a hard sample through the problem once, checks every shape, and compares vmap with a loop."""
@@ -93,13 +92,13 @@ class Chain:
                 self._expect(
                     theta,
                     (batch, *spec.theta_shape),
-                    f"theta() of {problem!r} for site {spec.name!r}",
+                    f"theta() of site {spec.name!r}",
                     "[batch, *units, *theta]",
                 )
                 site = Site(spec, theta.detach()[None, None].expand(1, 2, *theta.shape), noise)
                 samples, thetas = (*samples, site.sample()[0, 0]), (*thetas, theta.detach())
             loss = problem.loss(self.weights, samples, thetas)
-            self._expect(loss, (batch,), f"loss() of {problem!r}", "[batch]")
+            self._expect(loss, (batch,), "loss()", "[batch]")
             pairs = tuple(torch.stack([t, t])[None] for t in (*samples, *thetas))
             groups = pairs[: len(samples)], pairs[len(samples) :]
             looped = self._loop(problem.loss, self.weights, False, *groups)
@@ -124,14 +123,10 @@ class Chain:
         self, tensor: object, shape: tuple[int, ...], what: str, axes: str, remedy: str = "", *, extra: bool = False
     ) -> None:
         """Requires a tensor of a shape, or with ``extra`` of one with axes prepended to it."""
-        if not isinstance(tensor, Tensor):
-            found: object = type(tensor).__name__
-        elif tuple(tensor.shape[-len(shape) :] if extra else tensor.shape) != shape:
-            found = list(tensor.shape)
-        else:
-            return
-        on = "" if repr(self.problem) in what else f" on {self.problem!r}"
-        raise UsageError(f"{what}{on} has axes {axes} = {list(shape)}; found {found}{remedy and '; '}{remedy}")
+        found = tuple(tensor.shape) if isinstance(tensor, Tensor) else None
+        if found is None or (found[-len(shape) :] if extra else found) != shape:
+            where = f"axes {axes} = {list(shape)}; found {_shape(tensor)}{remedy and ': '}{remedy}"
+            raise UsageError(f"{what} on {self.problem!r} has {where}")
 
     # ------------------------------------------------------------------ mapping the problem over leading axes
     def _map(self, function: Callable[..., Tensor], weights: Weights, per_replicate: bool, *groups: Tensors) -> Tensor:
@@ -196,11 +191,17 @@ class Chain:
             lead, tail = theta.shape[: site.lead], (paths, replicates, problem.batch, *spec.value_shape)
 
             def downstream(value: Tensor, using: Estimator | None = None) -> Tensor:
-                where = f"the value that {active!r} passed on from site {spec.name!r}"
-                self._expect(value, tail, where, "[..., paths, replicates, batch, *units]", extra=True)
+                self._expect(
+                    value,
+                    tail,
+                    f"{active!r} passed a value with shape {_shape(value)} on from site {spec.name!r}",
+                    "[..., paths, replicates, batch, *units]",
+                    extra=True,
+                )
                 if value.dtype != theta.dtype:
                     raise UsageError(
-                        f"{where} is {value.dtype}, theta is {theta.dtype}: convert it with value.to(theta)"
+                        f"{active!r} passed {value.dtype} on from site {spec.name!r}, where theta is {theta.dtype}; "
+                        "convert it with value.to(theta)"
                     )
                 return step((*samples, value), (*thetas, theta), using or active)
 
@@ -361,6 +362,10 @@ class Chain:
 
 def _count_backward(tally: Tally, count: float) -> None:
     tally.backwards += count
+
+
+def _shape(value: object) -> object:
+    return list(value.shape) if isinstance(value, Tensor) else type(value).__name__
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Protocol, Self
 from torch import Tensor
 
 from estimator_lab.families import Family
-from estimator_lab.site import Site
+from estimator_lab.site import Site, SiteSpec
 
 
 class Downstream(Protocol):
@@ -62,6 +62,13 @@ class Estimator(abc.ABC):
         gradient of any other estimator on the same problem.
         """
         return self
+
+    def refuses(self, site: SiteSpec) -> str:
+        """Why it does not apply to a site, or an empty string."""
+        if isinstance(site.family, self.families):
+            return ""
+        names = " or ".join(family.__name__ for family in self.families)
+        return f"{self.label} applies to {names} sites, and not to the {site.family!r} site {site.name!r}"
 
     @property
     def label(self) -> str:

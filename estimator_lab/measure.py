@@ -82,21 +82,28 @@ class Measurement:
                 )
         reference = None if self.reference is None else torch.as_tensor(self.reference)
         vector = self.layout.vector(draws, reference)
+        moments = Moments.of(vector)
         tally = getattr(self.source, "tally", None)
         return Record(
             plan,
             self.layout,
             index,
             index + 1,
-            Moments.of(vector),
+            moments,
             Batches.of(vector, index * plan.leaves, plan.leaves),
             self.reference,
             tally.losses if tally else float("nan"),
             tally.backwards if tally else float("nan"),
             spent,
-            drawn,
+            drawn or self._varies(moments),
             self.notes,
         )
+
+    def _varies(self, moments: Moments) -> bool:
+        """Whether replicates differ by more than rounding."""
+        mean, m2 = moments.mean[: self.layout.size], moments.m2[: self.layout.size]
+        rounding = 1e3 * torch.finfo(getattr(torch, self.plan.dtype)).eps
+        return bool(m2.sum() > moments.weight * rounding**2 * (mean**2).sum())
 
     def blocks(self, replicates: int) -> int:
         """Number of whole blocks that hold at least so many replicates."""
@@ -133,12 +140,29 @@ class Measurement:
             if not record.random:
                 break
         assert record is not None
+        self._check_own_numbers(record)
         return record
+
+    def _check_own_numbers(self, record: Record) -> None:
+        """All replicates equal, although numbers are drawn, may mean that they share one: then single draws differ."""
+        if not record.random or self._varies(record.moments):
+            return
+        mean = record.moments.mean[: self.layout.size]
+        for index in range(32):
+            seed = derive_seed(repr(self.plan), "alone", index)
+            with forked(seed):
+                alone = self.layout.vector(self.source.draw(1, MonteCarlo(seed, device=self.device)), None)
+            if self._varies(Moments.of(alone) + Moments.of(torch.as_tensor(mean)[None])):
+                raise MeasurementError(
+                    f"{self.plan.estimator} on {self.plan.problem}: all replicates of a block share a random number; "
+                    "draw one per replicate, from a tensor with the replicate axis",
+                    record,
+                )
 
     def _check_fresh(self, first: Record, second: Record) -> None:
         """Two blocks with the same numbers mean that a generator is seeded inside the estimator."""
         again = all(np.array_equal(a, b) for (_, a), (_, b) in zip(first.batches, second.batches, strict=False))
-        if again and first.moments.m2[: self.layout.size].any():
+        if again and self._varies(first.moments):
             raise MeasurementError(
                 f"{self.plan.estimator} draws the same numbers in every block: it seeds a generator itself; "
                 "draw from site.uniform() and site.sample(), or from torch's global random stream"
@@ -164,7 +188,8 @@ def prepare(
         wrt: "unit" and/or "weight".
         reference: gradients that per-replicate scalars are taken against.
         purpose: separates the draws of, say, a truth from those of a measurement.
-        replicates: how many are wanted, if that is known: no block is made much larger.
+        replicates: how many are wanted, if that is known: they are drawn in 8 blocks or more where that is possible,
+            because numbers shared between replicates show only between blocks.
 
     Raises:
         UsageError: a shape or a family does not fit.
@@ -179,7 +204,7 @@ def prepare(
     units = sum(int(torch.Size(s).numel()) for k, s in shapes.items() if k[0] == "unit") or 1
     size = layout.size + chain.tally.losses * units * 4
     fits = 2 ** int(math.log2(max(BLOCK_FLOATS / size, 1)))
-    wanted = 2 ** math.ceil(math.log2(replicates)) if replicates else LARGEST_BLOCK
+    wanted = 2 ** math.ceil(math.log2(max(replicates / 8, 1))) if replicates else LARGEST_BLOCK
     block = max(BATCHES, min(fits, wanted, BATCHES if chain.notes else LARGEST_BLOCK))
     flat = _flatten(reference, shapes)
     words = [purpose] if flat is None else [purpose, flat.tobytes().hex()]

@@ -2,7 +2,6 @@
 
 import datetime
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
 
 from estimator_lab.diagnosis import Diagnosis, command_line, environment, ratios
 from estimator_lab.errors import UsageError
@@ -20,17 +19,12 @@ MARGIN = 0.05
 ALPHA = 0.01
 
 
-@lru_cache(maxsize=16)
-def _cached_truth(problem: Problem, seed: int, wrt: tuple[str, ...]) -> Truth:
-    return Truth.of(problem, seed, wrt)
-
-
 def _examine(
     problem: Problem,
     estimator: Estimator,
     seed: int,
     budget: int | None,
-    truth: Truth | None,
+    truth: Truth,
     wrt: tuple[str, ...],
     margin: float,
     alpha: float,
@@ -39,10 +33,6 @@ def _examine(
 ) -> Finding:
     """Measures one estimator on one problem and holds it against the truth."""
     label = f"{estimator.label} on {problem.label}"
-    if progress:
-        progress(label, 0, 0)
-    if truth is None:
-        truth = _cached_truth(problem, seed, wrt)
     measurement = prepare(problem, estimator, seed=seed, wrt=wrt, reference=truth.mean, replicates=budget or 0)
     steps = (lambda done, total: progress(label, done, total)) if progress else None
     record = measurement.run(budget or measurement.default_replicates, steps)
@@ -157,10 +147,10 @@ def compare(
         raise UsageError(f"a truth belongs to one problem; {len(problems)} were given")
     if not estimators or not problems:
         raise UsageError("name at least one estimator and one problem")
-    every = [(problem, estimator, misfit(estimator, problem)) for problem in problems for estimator in estimators]
-    pairs = [(problem, estimator) for problem, estimator, refusal in every if not refusal]
-    skipped = tuple(refusal for _, _, refusal in every if refusal)
-    if not pairs:
+    refusals = [[misfit(e, p) for e in estimators] for p in problems]
+    skipped = tuple(refusal for row in refusals for refusal in row if refusal)
+    count = len(problems) * len(estimators) - len(skipped)
+    if not count:
         raise UsageError("; ".join(skipped))
     name = title or (estimators[0].label if len(estimators) == 1 else f"{len(estimators)} estimators compared")
     findings: list[Finding] = []
@@ -169,8 +159,15 @@ def compare(
         return gather(findings, name, margin=margin, alpha=alpha, skipped=skipped, command=command)
 
     try:
-        for problem, estimator in pairs:
-            findings.append(_examine(problem, estimator, seed, budget, truth, wrt, margin, alpha, len(pairs), progress))
+        for problem, row in zip(problems, refusals, strict=True):
+            fitting = [e for e, refusal in zip(estimators, row, strict=True) if not refusal]
+            if not fitting:
+                continue
+            if progress:
+                progress(f"truth of {problem.label}", 0, 0)
+            against = truth or Truth.of(problem, seed, wrt)
+            for e in fitting:
+                findings.append(_examine(problem, e, seed, budget, against, wrt, margin, alpha, count, progress))
     except BaseException:
         if keep and findings:
             keep(gathered())
@@ -180,13 +177,8 @@ def compare(
 
 def misfit(estimator: Estimator, problem: Problem) -> str:
     """Why an estimator does not apply to a problem, or an empty string."""
-    for site in problem.sites:
-        if not isinstance(site.family, estimator.families):
-            names = " or ".join(f.__name__ for f in estimator.families)
-            return (
-                f"{estimator.label} applies to {names} sites; site {site.name!r} of {problem.label} is {site.family!r}"
-            )
-    return ""
+    reason = next(filter(None, (estimator.refuses(site) for site in problem.sites)), "")
+    return reason and f"{reason} of {problem.label}"
 
 
 def gather(

@@ -7,9 +7,8 @@ from typing import Self
 
 from torch import Tensor
 
-from estimator_lab.errors import UsageError
 from estimator_lab.estimator import Downstream, Estimator, MeanGradient
-from estimator_lab.site import Site
+from estimator_lab.site import Site, SiteSpec
 
 
 @dataclass(frozen=True)
@@ -23,9 +22,6 @@ class PerSite(Estimator):
     Args:
         estimators: by site name.
         default: for the sites not named.
-
-    Raises:
-        UsageError: a site has no estimator.
     """
 
     estimators: Mapping[str, Estimator]
@@ -43,12 +39,15 @@ class PerSite(Estimator):
         adapted = {name: part.adapt(mean_gradient) for name, part in self.estimators.items()}
         return replace(self, estimators=adapted, default=self.default and self.default.adapt(mean_gradient))
 
+    def refuses(self, site: SiteSpec) -> str:
+        """Why the site's own estimator does not apply, or that it has none."""
+        part = self.estimators.get(site.name, self.default)
+        if part is None:
+            return f"{self!r} has no estimator for site {site.name!r}: name it, or give a default"
+        return part.refuses(site)
+
     def surrogate(self, site: Site, downstream: Downstream) -> Tensor:
         """The surrogate of the site's own estimator."""
         part = self.estimators.get(site.name, self.default)
-        if part is None:
-            raise UsageError(f"{self!r} has no estimator for site {site.name!r}: name it, or give a default")
-        if not isinstance(site.family, part.families):
-            names = " or ".join(f.__name__ for f in part.families)
-            raise UsageError(f"{part!r} applies to {names} sites; site {site.name!r} is {site.family!r}")
+        assert part is not None, "refused by refuses()"
         return part.surrogate(site, downstream)
