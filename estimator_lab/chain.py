@@ -81,40 +81,37 @@ class Chain:
                 raise UsageError(reason)
 
     def _probe(self) -> None:
-        """Walks a hard sample through the problem once, checks every shape, and compares vmap with a loop."""
+        """Walks two hard samples through the problem, checks every shape, and compares vmap with a loop."""
         problem, batch = self.problem, self.problem.batch
         noise = MonteCarlo("probe", repr(problem), device=self.device)
-        samples: Tensors = ()
-        thetas: Tensors = ()
+        rows: list[tuple[Tensors, Tensors]] = []
         with forked(derive_seed("probe")):
-            for spec in problem.sites:
-                theta = problem.theta(self.weights, samples)
-                self._expect(
-                    theta,
-                    (batch, *spec.theta_shape),
-                    f"theta() of site {spec.name!r}",
-                    "[batch, *units, *theta]",
-                )
-                site = Site(spec, theta.detach()[None, None].expand(1, 2, *theta.shape), noise)
-                samples, thetas = (*samples, site.sample()[0, 0]), (*thetas, theta.detach())
-            loss = problem.loss(self.weights, samples, thetas)
-            self._expect(loss, (batch,), "loss()", "[batch]")
-            pairs = tuple(torch.stack([t, t])[None] for t in (*samples, *thetas))
-            groups = pairs[: len(samples)], pairs[len(samples) :]
-            looped = self._loop(problem.loss, self.weights, False, *groups)
+            for _ in range(2):
+                samples: Tensors = ()
+                thetas: Tensors = ()
+                for spec in problem.sites:
+                    theta = problem.theta(self.weights, samples)
+                    shape = (batch, *spec.theta_shape)
+                    self._expect(theta, shape, f"theta() of site {spec.name!r}", "[batch, *units, *theta]")
+                    site = Site(spec, theta.detach()[None, None], noise)
+                    samples, thetas = (*samples, site.sample()[0, 0]), (*thetas, theta.detach())
+                self._expect(problem.loss(self.weights, samples, thetas), (batch,), "loss()", "[batch]")
+                rows.append((samples, thetas))
+            drawn, known = (
+                tuple(torch.stack(pair)[None] for pair in zip(*g, strict=True)) for g in zip(*rows, strict=True)
+            )
+            calls: list[tuple[Callable[..., Tensor], tuple[Tensors, ...]]] = [(problem.loss, (drawn, known))]
+            calls += [(problem.theta, (drawn[:i],)) for i in range(1, len(drawn))]
+            looped = [self._loop(function, self.weights, False, *groups) for function, groups in calls]
+            reason = "vmap gives other values than a loop"
             try:
-                mapped = self._vmap(problem.loss, self.weights, False, *groups)
-                for i in range(1, len(samples)):
-                    self._vmap(problem.theta, self.weights, False, groups[0][:i])
-                agree = torch.allclose(
-                    mapped, looped, rtol=1e-4 if self.dtype == torch.float32 else 1e-9, equal_nan=True
+                mapped = [self._vmap(function, self.weights, False, *groups) for function, groups in calls]
+                precision = 1e4 * torch.finfo(self.dtype).eps
+                agree = all(
+                    torch.allclose(a, b, rtol=precision, equal_nan=True) for a, b in zip(mapped, looped, strict=True)
                 )
-                reason = "vmap gives other values than a loop"
             except Exception as error:  # whatever the user's function raises under vmap, the loop above ran it
-                agree, reason = (
-                    False,
-                    f"vmap refuses it ({str(error).splitlines()[0][:120] if str(error) else type(error).__name__})",
-                )
+                agree, reason = False, f"vmap refuses it ({(str(error) or type(error).__name__).splitlines()[0][:120]})"
         if not agree:
             self._looped = True
             self.notes = (f"{problem!r} runs in a loop over replicates, which is slow: {reason}",)
@@ -126,7 +123,7 @@ class Chain:
         found = tuple(tensor.shape) if isinstance(tensor, Tensor) else None
         if found is None or (found[-len(shape) :] if extra else found) != shape:
             where = f"axes {axes} = {list(shape)}; found {_shape(tensor)}{remedy and ': '}{remedy}"
-            raise UsageError(f"{what} on {self.problem!r} has {where}")
+            raise UsageError(f"{what} on {self.problem!r}: expected {where}")
 
     # ------------------------------------------------------------------ mapping the problem over leading axes
     def _map(self, function: Callable[..., Tensor], weights: Weights, per_replicate: bool, *groups: Tensors) -> Tensor:
