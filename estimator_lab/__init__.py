@@ -34,8 +34,8 @@ _HOMES = {
     "UsageError": "errors",
     "compare": "study",
     "diagnose": "study",
-    "exact_moments": "measure",
-    "measure": "measure",
+    "exact_moments": "measurement",
+    "measure": "measurement",
 }
 _ROOMS = ("estimators", "families", "problems", "report", "statistics")
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from estimator_lab.estimators import Callback, DropIn, PerSite
     from estimator_lab.families import Bernoulli, Categorical, Family, Normal
     from estimator_lab.finding import Finding
-    from estimator_lab.measure import exact_moments, measure
+    from estimator_lab.measurement import exact_moments, measure
     from estimator_lab.problem import Objective, OneSite, Problem
     from estimator_lab.record import Record
     from estimator_lab.sampler import GradientSampler

@@ -36,6 +36,20 @@ class Tally:
     backwards: float = 0.0
 
 
+@dataclass(frozen=True)
+class _Walk:
+    """What stays the same from the first site to the loss. (A closure that calls itself would be a reference cycle, which
+    keeps the tensors of a block until the garbage collector comes by.)
+    """
+
+    weights: Weights
+    per_replicate: bool
+    first: Tensor
+    offsets: list[Tensor]
+    noise: Noise
+    replicates: int
+
+
 class Chain:
     """A problem under an estimator: draws gradient estimates, R at a time.
 
@@ -169,61 +183,59 @@ class Chain:
         return torch.stack(results).reshape(*lead, *results[0].shape)
 
     # ------------------------------------------------------------------ the walk
-    def _walk(
-        self, weights: Weights, per_replicate: bool, first: Tensor, offsets: list[Tensor], noise: Noise
-    ) -> Tensor:
-        """Surrogate loss ``[K, R, B]``; ``first`` is the first site's theta ``[B, ...]`` or ``[R, B, ...]``."""
-        problem, paths, replicates = self.problem, self.estimator.paths, offsets[0].shape[0]
+    def _step(self, walk: "_Walk", samples: Tensors, thetas: Tensors, active: Estimator) -> Tensor:
+        """Surrogate loss ``[*lead, B]`` from the next site on, under the estimator that is active there."""
+        problem = self.problem
+        if len(samples) == len(problem.sites):
+            return self._loss(walk, samples, thetas)
+        spec, offset = problem.sites[len(samples)], walk.offsets[len(samples)]
+        if samples:
+            theta = self._map(problem.theta, walk.weights, walk.per_replicate, samples) + offset
+        else:
+            theta = (walk.first + offset).expand(self.estimator.paths, *offset.shape)
+        site = Site(spec, theta, walk.noise)
+        lead, tail = theta.shape[: site.lead], (self.estimator.paths, walk.replicates, problem.batch, *spec.value_shape)
 
-        def step(samples: Tensors, thetas: Tensors, active: Estimator) -> Tensor:
-            if len(samples) == len(problem.sites):
-                return self._loss(weights, per_replicate, replicates, samples, thetas)
-            spec = problem.sites[len(samples)]
-            if samples:
-                theta = self._map(problem.theta, weights, per_replicate, samples) + offsets[len(samples)]
-            else:
-                theta = (first + offsets[0]).expand(paths, *offsets[0].shape)
-
-            site = Site(spec, theta, noise)
-            lead, tail = theta.shape[: site.lead], (paths, replicates, problem.batch, *spec.value_shape)
-
-            def downstream(value: Tensor, using: Estimator | None = None) -> Tensor:
-                self._expect(
-                    value,
-                    tail,
-                    f"{active!r} passed a value with shape {_shape(value)} on from site {spec.name!r}",
-                    "[..., paths, replicates, batch, *units]",
-                    extra=True,
-                )
-                if value.dtype != theta.dtype:
-                    raise UsageError(
-                        f"{active!r} passed {value.dtype} on from site {spec.name!r}, where theta is {theta.dtype}; "
-                        "convert it with value.to(theta)"
-                    )
-                return step((*samples, value), (*thetas, theta), using or active)
-
-            loss = active.surrogate(site, downstream)
+        def downstream(value: Tensor, using: Estimator | None = None) -> Tensor:
             self._expect(
-                loss,
-                tuple(lead),
-                f"the surrogate of {active!r} at site {spec.name!r}",
-                "[paths, replicates, batch]",
-                "return what downstream returned, summed over the axes you prepended",
+                value,
+                tail,
+                f"{active!r} passed a value with shape {_shape(value)} on from site {spec.name!r}",
+                "[..., paths, replicates, batch, *units]",
+                extra=True,
             )
-            return loss
+            if value.dtype != theta.dtype:
+                raise UsageError(
+                    f"{active!r} passed {value.dtype} on from site {spec.name!r}, where theta is {theta.dtype}; "
+                    "convert it with value.to(theta)"
+                )
+            return self._step(walk, (*samples, value), (*thetas, theta), using or active)
 
-        return step((), (), self.estimator)
+        loss = active.surrogate(site, downstream)
+        self._expect(
+            loss,
+            tuple(lead),
+            f"the surrogate of {active!r} at site {spec.name!r}",
+            "[paths, replicates, batch]",
+            "return what downstream returned, summed over the axes you prepended",
+        )
+        return loss
 
-    def _loss(
-        self, weights: Weights, per_replicate: bool, replicates: int, samples: Tensors, thetas: Tensors
-    ) -> Tensor:
-        loss = self._map(self.problem.loss, weights, per_replicate, samples, thetas)
-        count = loss.numel() / (replicates * self.problem.batch)
+    def _loss(self, walk: "_Walk", samples: Tensors, thetas: Tensors) -> Tensor:
+        loss = self._map(self.problem.loss, walk.weights, walk.per_replicate, samples, thetas)
+        count = loss.numel() / (walk.replicates * self.problem.batch)
         self.tally.losses += count
         if loss.requires_grad:
             tally = self.tally
             loss.register_hook(lambda _: _count_backward(tally, count))
         return loss
+
+    def _walk(
+        self, weights: Weights, per_replicate: bool, first: Tensor, offsets: list[Tensor], noise: Noise
+    ) -> Tensor:
+        """Surrogate loss ``[K, R, B]``; ``first`` is the first site's theta ``[B, ...]`` or ``[R, B, ...]``."""
+        walk = _Walk(weights, per_replicate, first, offsets, noise, offsets[0].shape[0])
+        return self._step(walk, (), (), self.estimator)
 
     # ------------------------------------------------------------------ what callers use
     def draw(self, replicates: int, noise: Noise, offsets: Mapping[str, Tensor] | None = None) -> dict[Key, Tensor]:
@@ -325,7 +337,8 @@ class Chain:
     def check_mixing(self) -> None:
         """Moves the parameters of all replicates but the first, and requires the first to stay as it was.
 
-        The moves are large and differ between replicates, units and classes, so that samples and losses change with them.
+        The moves are large and differ between replicates, units and classes, so that samples and losses change
+        with them.
 
         Raises:
             MeasurementError: the estimator reads other replicates than its own, or draws numbers that no seed repeats.
@@ -347,8 +360,8 @@ class Chain:
             tolerance = 1e3 * torch.finfo(self.dtype).eps * max(1.0, float(first.abs().max()) if first.numel() else 1.0)
             if not torch.allclose(first[0], again, rtol=0, atol=tolerance, equal_nan=True):
                 raise MeasurementError(
-                    f"{self.estimator!r} cannot be repeated: its gradient {key} differs from call to call on the same seeds; "
-                    "draw from site.uniform() and site.sample(), or from torch's global random stream"
+                    f"{self.estimator!r} cannot be repeated: its gradient {key} differs from call to call on the "
+                    "same seeds; draw from site.uniform() and site.sample(), or from torch's global random stream"
                 )
             if not torch.allclose(first[0], after, rtol=0, atol=tolerance, equal_nan=True):
                 raise MeasurementError(

@@ -1,20 +1,26 @@
 """The command line. Imports nothing heavy until a command runs."""
 
 import argparse
+import contextlib
+import math
+import os
 import sys
+import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from estimator_lab import __version__
-from estimator_lab.errors import LabError, MeasurementError, UsageError
+from estimator_lab.errors import LabError, MeasurementError, UsageError, in_a_line
 
 if TYPE_CHECKING:
     from estimator_lab.diagnosis import Diagnosis
 
 EXIT = {"sound": 0, "violated": 1, "inconclusive": 2}
 PARTIAL = "estimator-lab-partial.json"
+_INNER = ("torch", "importlib")  # whose frames say nothing to a user
 
 DESCRIPTION = """Is this gradient estimator right, and what does it cost?
 
@@ -26,13 +32,13 @@ EPILOG = """exit codes: 0 sound, 1 a claim is violated, 2 inconclusive, 3 wrong 
 
 def parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         "estimator-lab", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     top.add_argument("--version", action="version", version=f"estimator-lab {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    study = argparse.ArgumentParser(add_help=False)
+    study = _Parser(add_help=False)
     study.add_argument(
         "--on",
         action="append",
@@ -41,15 +47,20 @@ def parser() -> argparse.ArgumentParser:
     )
     study.add_argument(
         "--replicates",
-        type=_positive(int),
+        type=_positive(int, "whole number"),
         metavar="N",
         help="draws per pair (default: 65536; 4096 for large gradients)",
     )
     study.add_argument("--seed", type=int, default=0, help="same seed, same result (default: 0)")
     study.add_argument(
-        "--margin", type=_positive(float), default=0.05, help="relative bias that counts as small (default: 0.05)"
+        "--margin",
+        type=_positive(float, "number"),
+        default=0.05,
+        help="relative bias that counts as small (default: 0.05)",
     )
-    study.add_argument("--alpha", type=_positive(float), default=0.01, help="false-alarm rate per pair (default: 0.01)")
+    study.add_argument(
+        "--alpha", type=_positive(float, "number", 1), default=0.01, help="false-alarm rate per pair (default: 0.01)"
+    )
     study.add_argument("--units-only", action="store_true", help="leave the gradients of weights out, which is faster")
     study.add_argument("--out", type=Path, metavar="JSON", help="save the result, for `estimator-lab report`")
     study.add_argument("--report", type=Path, metavar="PDF", help="write the report")
@@ -75,61 +86,86 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _positive(kind: type) -> object:
+def _positive(kind: Callable[[str], float], word: str, below: float = math.inf) -> Callable[[str], float]:
     def parse(text: str) -> float:
-        value: float = kind(text)
-        if not value > 0:
-            raise argparse.ArgumentTypeError(f"{text} is not positive")
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not 0 < value < below:
+            limit = f" below {below:g}" if below < math.inf else ""
+            raise argparse.ArgumentTypeError(f"give a positive {word}{limit}; found {text!r}")
         return value
 
-    parse.__name__ = f"positive {kind.__name__}"
     return parse
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells a wrong command line in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises what ends in exit code 3; argparse would exit with 2, which here means inconclusive."""
+        raise UsageError(f"{message}; see {self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
     try:
         arguments = parser().parse_args(argv)
-    except SystemExit as stop:  # argparse exits with 2, which here means inconclusive
-        return 3 if stop.code else 0
-    try:
         run = {"diagnose": _study, "compare": _study, "report": _report, "list": _list}[arguments.command]
         return run(arguments)
+    except SystemExit:  # --help and --version
+        return 0
     except LabError as error:
         if error.__cause__ is not None:
             _show_user_traceback(error.__cause__)
         print(f"estimator-lab: {error}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:
+    except BrokenPipeError:  # the reader of a list has seen enough
+        _close_stdout()
         return 0
     except KeyboardInterrupt:
         print("estimator-lab: interrupted", file=sys.stderr)
         return MeasurementError.exit_code
-    except Exception as error:
-        _show_user_traceback(error)
-        print("estimator-lab: the measurement stopped on the error above", file=sys.stderr)
+    except Exception:
+        traceback.print_exc()
+        print("estimator-lab: the error above is a fault of estimator_lab itself; please report it", file=sys.stderr)
         return MeasurementError.exit_code
 
 
 def _show_user_traceback(error: BaseException) -> None:
-    """Prints the traceback from the first frame that is not this package's own."""
-    home = str(Path(__file__).parent)
-    frames = error.__traceback__
-    while frames and (frames.tb_frame.f_code.co_filename.startswith((home, "<frozen"))) and frames.tb_next:
-        frames = frames.tb_next
-    traceback.print_exception(type(error), error, frames, chain=False)
+    """Prints the traceback without the frames of this package, of torch and of the import system."""
+    homes = [
+        Path(__file__).parent,
+        *(Path(m.__file__).parent for m in map(sys.modules.get, _INNER) if m and m.__file__),
+    ]
+    hidden = ("<frozen", *(f"{home}{os.sep}" for home in homes))
+    told = traceback.TracebackException.from_exception(error)
+    frames = [frame for frame in told.stack if not frame.filename.startswith(hidden)]
+    if frames:
+        print("Traceback (most recent call last):", file=sys.stderr)
+        print("".join(traceback.StackSummary.from_list(frames).format()), end="", file=sys.stderr)
+    if frames or isinstance(error, SyntaxError):
+        print("".join(told.format_exception_only()), end="", file=sys.stderr)
+
+
+def _close_stdout() -> None:
+    """Lets the interpreter's last flush go nowhere, once nobody reads."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _study(arguments: argparse.Namespace) -> int:
-    for path in (arguments.out, arguments.report):
-        if path is not None:
-            _require_writable(path)
+    _require_writable(arguments.out, arguments.report)
     from estimator_lab.loading import load_estimator, load_problems
     from estimator_lab.sampler import GradientSampler
     from estimator_lab.study import compare, diagnose
 
     targets = [arguments.target] if arguments.command == "diagnose" else arguments.target
     estimators = [load_estimator(target) for target in targets]
+    samplers = [e for e in estimators if isinstance(e, GradientSampler)]
+    if samplers and (len(estimators) > 1 or arguments.on):
+        raise UsageError(f"{samplers[0]!r} brings its own problem and truth; diagnose it on its own, without --on")
     problems = [p for name in arguments.on or ["toys"] for p in load_problems(name)]
     options = {
         "seed": arguments.seed,
@@ -137,53 +173,83 @@ def _study(arguments: argparse.Namespace) -> int:
         "margin": arguments.margin,
         "alpha": arguments.alpha,
     }
-    with _Progress() as progress:
-        if len(estimators) == 1 and isinstance(estimators[0], GradientSampler):
-            result = diagnose(estimators[0], **options)
-        else:
-            plain = [e for e in estimators if not isinstance(e, GradientSampler)]
-            if len(plain) != len(estimators):
-                raise UsageError("a GradientSampler brings its own truth and problem; diagnose it on its own")
-            wrt = ("unit",) if arguments.units_only else ("unit", "weight")
-            result = compare(
-                plain, problems, wrt=wrt, progress=progress.update, keep=lambda d: _keep(d, arguments.out), **options
-            )
+    with _Progress(targets[0]) as progress:
+        try:
+            if samplers:
+                result = diagnose(samplers[0], **options)
+            else:
+                result = compare(
+                    [e for e in estimators if not isinstance(e, GradientSampler)],
+                    problems,
+                    wrt=("unit",) if arguments.units_only else ("unit", "weight"),
+                    progress=progress.update,
+                    keep=lambda partial: _keep(partial, arguments.out, progress.label),
+                    **options,
+                )
+        except LabError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise MeasurementError(
+                f"{progress.label} stopped on {in_a_line(error)}; mend it and measure again"
+            ) from error
     if arguments.out:
         result.save(arguments.out)
     if arguments.report:
         result.report(arguments.report)
-    _print(result)
-    for path in (arguments.out, arguments.report):
-        if path:
-            print(f"wrote {path}")
+    try:
+        _print(result)
+        for path in (arguments.out, arguments.report):
+            if path:
+                print(f"wrote {path}")
+    except BrokenPipeError:
+        _close_stdout()
     return EXIT[result.status]
 
 
-def _keep(partial: "Diagnosis", out: Path | None) -> None:
-    """Saves what was measured before a failure."""
+def _keep(partial: "Diagnosis", out: Path | None, label: str) -> None:
+    """Saves what was measured before a failure, marked as unfinished."""
     path = out or Path(PARTIAL)
-    partial.save(path)
-    print(f"estimator-lab: kept {len(partial.findings)} finished findings in {path}", file=sys.stderr)
+    try:
+        replace(partial, skipped=(*partial.skipped, f"not measured: the study stopped at {label}")).save(path)
+        print(f"estimator-lab: kept the {len(partial.findings)} findings made before in {path}", file=sys.stderr)
+    except LabError as error:  # the failure that led here is what the user has to read last
+        print(f"estimator-lab: {error}", file=sys.stderr)
 
 
-def _require_writable(path: Path) -> None:
-    """Refuses before anything is measured, not after."""
-    import os
-
-    if not path.parent.is_dir():
-        raise UsageError(f"cannot write {path}: there is no folder {path.parent}; make it first")
-    if path.is_dir() or not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
-        raise UsageError(
-            f"cannot write {path}: no permission, or it is a folder; name a file in a folder that can be written to"
-        )
+def _require_writable(*paths: Path | None) -> None:
+    """Refuses before anything is measured, not after; makes a file to find out, since permissions do not tell all."""
+    named = [path for path in paths if path is not None]
+    for path in named:
+        try:
+            if path.is_dir():
+                raise UsageError(f"cannot write {path}: it is a folder; name a file in it")
+            with tempfile.NamedTemporaryFile(dir=path.parent):
+                pass
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UsageError(
+                f"cannot write {path}: {reason}; name a file in a folder that exists and can be written to"
+            ) from None
+    if len({path.resolve() for path in named}) < len(named):
+        raise UsageError(f"{named[0]} would be written twice; name two files")
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    out = arguments.out or arguments.result.with_suffix(".pdf")
-    _require_writable(out)
     from estimator_lab.diagnosis import Diagnosis
 
-    Diagnosis.load(arguments.result).report(out)
+    out = arguments.out or arguments.result.with_suffix(".pdf")
+    result = Diagnosis.load(arguments.result)
+    if out.resolve() == arguments.result.resolve():
+        raise UsageError(f"the report would replace the result {out}; name another file with --out")
+    _require_writable(out)
+    try:
+        result.report(out)
+    except LabError:
+        raise
+    except Exception as error:
+        raise UsageError(
+            f"no report can be made of {arguments.result} ({in_a_line(error)}); measure again, or restore a copy"
+        ) from error
     print(f"wrote {out}")
     return 0
 
@@ -196,6 +262,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
     from estimator_lab import estimators, families, problems
 
+    rows: list[tuple[str, ...]]
     if arguments.what == "problems":
         rows = [
             (type(p).__name__, p.label, "networks" if p in problems.NETWORKS else "toys", _first_line(type(p)))
@@ -263,7 +330,7 @@ def _print(result: "Diagnosis") -> None:
         worst = max((r for r in f.rows if r.tested), key=lambda r: r.statistics["relative_bias"].value)
         bias = worst.statistics["relative_bias"]
         table.add_row(
-            f.problem_label, f.estimator_label, Text(f"{f.verdict} ({f.status})", tone[f.status]),
+            Text(f.problem_label), Text(f.estimator_label), Text(f"{f.verdict} ({f.status})", tone[f.status]),
             f"{100 * bias.value:.2g} % [{100 * bias.low:.2g}, {100 * bias.high:.2g}]",
             f"{f.total.statistics['variance'].value:.3g}", f"{f.total.statistics['mean_cosine'].value:.3f}",
             f"{f.losses:g}", f"{1e6 * f.seconds:.3g}",
@@ -282,6 +349,9 @@ def _print(result: "Diagnosis") -> None:
 class _Progress:
     """A bar on a terminal; elsewhere a plain line every five seconds."""
 
+    def __init__(self, label: str):
+        self.label = label
+
     def __enter__(self) -> "_Progress":
         from rich.console import Console
 
@@ -293,7 +363,8 @@ class _Progress:
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
             self._bar = Progress(
-                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn(),
+                TextColumn("{task.description}", markup=False), BarColumn(),
+                TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn(),
                 console=self._console, transient=True,
             )  # fmt: skip
             self._bar.start()
@@ -308,6 +379,7 @@ class _Progress:
         """Shows how far the pair is."""
         import time
 
+        self.label = label
         if self._bar and self._task is not None:
             self._bar.update(self._task, description=label, completed=done, total=total or None)
         elif time.monotonic() - self._said > 5 and total:

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import platform
 import sys
 import tempfile
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from estimator_lab.errors import UsageError
+from estimator_lab.errors import UsageError, in_a_line
 from estimator_lab.finding import Curve, Finding, Row, UnitMap
 from estimator_lab.statistics import Estimate
 
@@ -183,9 +182,14 @@ class Diagnosis:
             with tempfile.NamedTemporaryFile(
                 "w", encoding="utf-8", dir=path.parent, delete=False, suffix=".part"
             ) as file:
-                file.write(self.to_json())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
+                part = Path(file.name)
+                try:
+                    file.write(self.to_json())
+                    file.close()
+                    part.chmod(0o644)
+                    part.replace(path)
+                finally:
+                    part.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -208,7 +212,8 @@ class Diagnosis:
             raise UsageError(f"{path} is JSON but not a result of estimator-lab; name a file that it saved with --out")
         if data.get("schema") != SCHEMA:
             raise UsageError(
-                f"{path} has schema {data.get('schema')}, this version reads {SCHEMA}; read it with the version that wrote it"
+                f"{path} has schema {data.get('schema')}, this version reads {SCHEMA}; "
+                "read it with the version that wrote it"
             )
         try:
             findings = tuple(_finding(f) for f in data["findings"])
@@ -218,13 +223,13 @@ class Diagnosis:
             )
             rest = {k: data[k] for k in ("title", "command", "created", "margin", "alpha", "environment")}
             return cls(findings=findings, ratios=compared, skipped=tuple(data["skipped"]), **rest)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(
-                f"{path} lacks something a result has ({error}); measure again, or restore it from a copy"
+                f"{path} lacks something a result has ({in_a_line(error)}); measure again, or restore it from a copy"
             ) from None
 
 
-class writable:  # noqa: N801  (reads as a statement)
+class writable:
     """Turns a failure to write into one line that names the place and the remedy."""
 
     def __init__(self, path: str | Path):

@@ -27,3 +27,8 @@ class MeasurementError(LabError):
     def __init__(self, message: str, record: object = None):
         super().__init__(message)
         self.record = record
+
+
+def in_a_line(error: BaseException) -> str:
+    """Kind and first line of an error that others raised."""
+    return f"{type(error).__name__}: {error}".split("\n")[0].rstrip(": ")

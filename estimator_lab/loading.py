@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from estimator_lab.errors import UsageError
+from estimator_lab.errors import LabError, UsageError, in_a_line
 from estimator_lab.estimator import Estimator
 from estimator_lab.problem import Problem
 from estimator_lab.sampler import GradientSampler
@@ -62,8 +62,8 @@ def _load(target: str, table: Mapping[str, Any], kinds: tuple[type, ...], word: 
         known = {key.lower(): key for key in table}
         if name.lower() not in known:
             near = [known[k] for k in difflib.get_close_matches(name.lower(), known, 3, 0.5)]
-            hint = f"did you mean {' or '.join(near)}?" if near else f"see: estimator-lab list {plural}"
-            raise UsageError(f"no {word} is called {name!r}; {hint} Your own goes by file.py:Name")
+            hint = f"did you mean {' or '.join(near)}?" if near else f"see estimator-lab list {plural};"
+            raise UsageError(f"no {word} is called {name!r}; {hint} (your own goes by file.py:Name)")
         return _make(table[known[name.lower()]], arguments, target)
     module = _module(place)
     if name:
@@ -106,8 +106,14 @@ def _make(found: object, arguments: dict[str, Any], target: str) -> object:
     try:
         inspect.signature(found).bind(**arguments)
     except TypeError as error:
-        raise UsageError(f"{target}: {error}; its signature is {found.__name__}{inspect.signature(found)}") from None
-    return found(**arguments)
+        signature = str(inspect.signature(found)).removesuffix(" -> None")
+        raise UsageError(f"{target}: {error}; write it as {found.__name__}{signature}, with values") from None
+    try:
+        return found(**arguments)
+    except LabError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ImportFailed(f"{target} cannot be made: {in_a_line(error)}; mend its arguments or its class") from error
 
 
 def _fits(found: object, kinds: tuple[type, ...]) -> bool:
@@ -135,9 +141,9 @@ def _module(place: str) -> ModuleType:
                 raise UsageError(
                     f"there is no module {place!r}; install it, or name a file: path/to/file.py:Name"
                 ) from None
-            raise ImportFailed(f"{place} failed to import") from error
-        except Exception as error:
-            raise ImportFailed(f"{place} failed to import") from error
+            raise ImportFailed(f"{place} failed to import on {in_a_line(error)}; mend it there") from error
+        except (Exception, SystemExit) as error:
+            raise ImportFailed(f"{place} failed to import on {in_a_line(error)}; mend it there") from error
     path = Path(place)
     if not path.is_file():
         raise UsageError(f"there is no file {place}")
@@ -149,9 +155,9 @@ def _module(place: str) -> ModuleType:
     sys.path.insert(0, str(path.resolve().parent))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise ImportFailed(f"{place} failed to import") from error
+        raise ImportFailed(f"{place} failed to import on {in_a_line(error)}; mend it there") from error
     finally:
         sys.path.remove(str(path.resolve().parent))
     return module

@@ -41,12 +41,13 @@ class Moments:
         x = draws.double()
         w = torch.ones(len(x), dtype=torch.float64, device=x.device) if weight is None else weight.to(x.device)
         total = w.sum()
-        # a second pass removes the rounding of the first mean
         mean = (w @ x) / total
-        mean = mean + (w @ (x - mean)) / total
         centred = x - mean
+        correction = (w @ centred) / total  # the rounding of the first mean
+        centred -= correction
         square = centred.square()
-        return cls(float(total), *(t.cpu().numpy() for t in (mean, w @ square, w @ (square * centred))))
+        m2, m3 = w @ square, w @ square.mul_(centred)
+        return cls(float(total), *(t.cpu().numpy() for t in (mean + correction, m2, m3)))
 
     def __add__(self, other: Self) -> Self:
         weight = self.weight + other.weight

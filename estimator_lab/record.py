@@ -78,8 +78,8 @@ class Layout:
             return flat
         g = reference.to(flat)
         member = self.membership.to(flat.device)  # [d, groups]
-        square, inner, norm2 = (flat - g).square() @ member, (flat * g) @ member, flat.square() @ member
-        agree = ((flat.sign() == g.sign()) & (g != 0)).double() @ member
+        square, inner, norm2 = (flat - g).square_() @ member, flat @ (g[:, None] * member), flat.square() @ member
+        agree = (flat * g > 0).double() @ member
         length, nonzero = (g.square() @ member).sqrt(), (g != 0).double() @ member
         cosine = torch.where(norm2 > 0, inner / (norm2.sqrt() * length), 0.0)
         zero, descent = (norm2 == 0).double(), (inner > 0).double()

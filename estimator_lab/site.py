@@ -138,8 +138,8 @@ class Site:
         if not isinstance(gradient, Tensor) or gradient.shape != self.theta.shape:
             found = list(gradient.shape) if isinstance(gradient, Tensor) else type(gradient).__name__
             raise UsageError(
-                f"a gradient for site {self.name!r} is shaped like theta, axes [..., paths, replicates, batch, *units, *theta] = "
-                f"{list(self.theta.shape)}; found {found}"
+                f"a gradient for site {self.name!r} is shaped like theta: expected axes "
+                f"[..., paths, replicates, batch, *units, *theta] = {list(self.theta.shape)}; found {found}"
             )
         term = gradient.detach() * (self.theta - self.theta.detach())
         return term.flatten(-len(self.spec.theta_shape)).sum(-1)

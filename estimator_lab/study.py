@@ -7,7 +7,7 @@ from estimator_lab.diagnosis import Diagnosis, command_line, environment, ratios
 from estimator_lab.errors import UsageError
 from estimator_lab.estimator import Estimator, about
 from estimator_lab.finding import Finding, find
-from estimator_lab.measure import prepare, prepare_sampler
+from estimator_lab.measurement import prepare, prepare_sampler
 from estimator_lab.problem import Problem
 from estimator_lab.sampler import GradientSampler
 from estimator_lab.truth import Truth
@@ -151,7 +151,7 @@ def compare(
     skipped = tuple(refusal for row in refusals for refusal in row if refusal)
     count = len(problems) * len(estimators) - len(skipped)
     if not count:
-        raise UsageError("; ".join(skipped))
+        raise UsageError("; ".join(skipped) + "; name a problem with such sites, see estimator-lab list problems")
     name = title or (estimators[0].label if len(estimators) == 1 else f"{len(estimators)} estimators compared")
     findings: list[Finding] = []
 

@@ -11,7 +11,7 @@ from estimator_lab.chain import Chain, Key
 from estimator_lab.errors import TooLarge, UsageError
 from estimator_lab.estimator import Estimator
 from estimator_lab.estimators import Exact, LeaveOneOut, LocalExpectation
-from estimator_lab.measure import prepare, prepare_sampler
+from estimator_lab.measurement import prepare, prepare_sampler
 from estimator_lab.moments import Array
 from estimator_lab.noise import NoNoise
 from estimator_lab.problem import Problem

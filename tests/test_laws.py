@@ -33,7 +33,7 @@ from estimator_lab.estimators import (
     StraightThrough,
     StraightThroughGumbelSoftmax,
 )
-from estimator_lab.measure import exact_moments, fit, measure, prepare
+from estimator_lab.measurement import exact_moments, fit, measure, prepare
 from estimator_lab.noise import MonteCarlo, Noise, NoNoise, derive_seed
 from estimator_lab.problem import Problem
 from estimator_lab.problems import TOYS, Additive, ChainOfFour, DigitsAutoencoder, OneBit, QuadraticForm, TwoLayer
@@ -213,7 +213,7 @@ def test_wrong_shapes_are_told():
         measure(OneBit(), Summed(), 10)
     with pytest.raises(UsageError, match=r"passed a value with shape .* on from site 'h1'"):
         measure(TwoLayer(), Squeezed(), 10)
-    with pytest.raises(UsageError, match="applies to Normal sites; site 'x' is Bernoulli"):
+    with pytest.raises(UsageError, match=r"applies to Normal sites, and not to the Bernoulli\(\) site 'x'"):
         measure(OneBit(), Pathwise(), 10)
 
 

@@ -11,7 +11,7 @@ import sys
 import torch
 torch.set_num_threads(1)
 from estimator_lab.estimators import DisARM
-from estimator_lab.measure import measure
+from estimator_lab.measurement import measure
 from estimator_lab.problems import TwoLayer
 record = measure(TwoLayer(), DisARM(), int(sys.argv[1]))
 assert record.replicates >= int(sys.argv[1])

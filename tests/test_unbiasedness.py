@@ -36,7 +36,7 @@ from estimator_lab.estimators import (
     StraightThrough,
 )
 from estimator_lab.families import Bernoulli, Normal
-from estimator_lab.measure import exact_moments, measure
+from estimator_lab.measurement import exact_moments, measure
 from estimator_lab.noise import ProductRule
 from estimator_lab.problem import Problem
 from estimator_lab.problems import TOYS, OneBit, QuadraticForm, TwoLayer
@@ -204,7 +204,7 @@ def test_claim_of_a_composition():
 def test_composition_needs_an_estimator_for_every_site():
     with pytest.raises(UsageError, match="no estimator for site 'h2'"):
         measure(TwoLayer(), PerSite({"h1": DisARM()}), 10)
-    with pytest.raises(UsageError, match="applies to Normal sites; site 'h2' is Bernoulli"):
+    with pytest.raises(UsageError, match=r"applies to Normal sites, and not to the Bernoulli\(\) site 'h2'"):
         measure(TwoLayer(), PerSite({"h1": DisARM()}, next(e for e in ESTIMATORS if repr(e) == "Pathwise()")), 10)
 
 

@@ -23,7 +23,7 @@ from estimator_lab.sampler import GradientSampler
 BLOCK_FLOATS = 2**22
 """Numbers that one block may hold per tensor: sets the replicates per block, hence the memory, from the problem's size."""
 
-LARGEST_BLOCK = 2**14
+LARGEST_BLOCK = 2**13
 
 GRID_LIMIT = 2**22
 """Largest product grid that exact moments are taken over."""
@@ -76,12 +76,13 @@ class Measurement:
             if wrong.any():
                 where = tuple(int(i) for i in wrong.nonzero()[0])
                 raise MeasurementError(
-                    f"{plan.estimator} on {plan.problem}: {int(wrong.sum())} of {tensor.numel()} numbers of the gradient {key} are NaN "
-                    f"or infinite in block {index}, first at replicate {where[0]}, index {list(where[1:])}; "
+                    f"{plan.estimator} on {plan.problem}: {int(wrong.sum())} of {tensor.numel()} numbers of the gradient "
+                    f"{key} are NaN or infinite in block {index}, first at replicate {where[0]}, index {list(where[1:])}; "
                     "look for saturated probabilities, log(0) or a division by zero there"
                 )
         reference = None if self.reference is None else torch.as_tensor(self.reference)
         vector = self.layout.vector(draws, reference)
+        del draws
         moments = Moments.of(vector)
         tally = getattr(self.source, "tally", None)
         return Record(
@@ -232,6 +233,10 @@ def prepare_sampler(
     with forked(derive_seed("shapes")):
         first = sampler.draw(1, MonteCarlo("shapes"))
     shapes = {k: tuple(v.shape[1:]) for k, v in first.items()}
+    if reference is not None and (extra := [k for k in reference if k not in shapes]):
+        raise UsageError(
+            f"{sampler!r} returns {list(shapes)}, and the truth has {extra} besides; give both the same names"
+        )
     tensor = next(iter(first.values()))
     flat = _flatten(reference, shapes)
     words = [purpose] if flat is None else [purpose, flat.tobytes().hex()]
@@ -244,9 +249,9 @@ def _flatten(reference: Mapping[Key, Array] | None, shapes: Mapping[Key, tuple[i
     if reference is None:
         return None
     for key, shape in shapes.items():
-        found = tuple(reference[key].shape) if key in reference else None
-        if found != shape:
-            raise UsageError(f"the truth has shape {found} for the gradient {key}; the estimates have {shape}")
+        if key not in reference or tuple(reference[key].shape) != shape:
+            found = f"has shape {list(reference[key].shape)} for" if key in reference else "lacks"
+            raise UsageError(f"the truth {found} the gradient {key}; the estimates have shape {list(shape)}")
     return np.concatenate([np.asarray(reference[k], dtype=np.float64).ravel() for k in shapes])
 
 
@@ -262,7 +267,7 @@ def measure(
     Args:
         problem: what is differentiated.
         estimator: how.
-        replicates: number of draws, rounded up to whole blocks (at most 16384 each, a power of two).
+        replicates: number of draws, rounded up to whole blocks (at most 8192 each, a power of two).
         seed: same seed, same bytes.
         wrt: "unit" (per example and unit) and/or "weight".
 

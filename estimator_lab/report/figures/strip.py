@@ -1,0 +1,119 @@
+"""Strips: a line for each estimator, a marker for each problem or group, on one logarithmic axis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from estimator_lab.report.figures.style import (
+    GRID,
+    INK,
+    LINES,
+    VERDICTS,
+    WIDTH,
+    absent,
+    capped,
+    face,
+    key_above,
+    log_limits,
+    logarithmic,
+    named_lines,
+    noted,
+    panel,
+    positive,
+    say,
+    styled,
+    verdict_keys,
+)
+from estimator_lab.report.reading import detectable, group_name, groups, word
+from estimator_lab.report.rounding import rounded
+
+if TYPE_CHECKING:
+    from estimator_lab.diagnosis import Ratio
+    from estimator_lab.finding import Finding
+
+
+class Mark(NamedTuple):
+    """A value with its interval (nan where it has none) and the verdict that gives it its look."""
+
+    value: float
+    verdict: str
+    low: float = math.nan
+    high: float = math.nan
+
+
+def _strip(
+    ax: Axes | None, lines: Mapping[str, Sequence[Mark]], label: str, reference: float, words: str, gone: str
+) -> Axes:
+    """Lines of marks, the median as a bar; `reference` is a line across; what is not positive is named under `gone`."""
+    names, note = capped(lines, LINES, "lines")
+    ax = panel(ax, WIDTH, 0.14 * max(len(names), 2) + 0.95)
+    marks = [(y, m) for y, name in enumerate(names) for m in lines[name] if positive(m.value)]
+    for verdict, (colour, marker, _) in VERDICTS.items():
+        own = [(y, m) for y, m in marks if m.verdict == verdict]
+        barred = [(y, m) for y, m in own if positive(m.low) and positive(m.high)]
+        ax.hlines([y for y, _ in barred], [m.low for _, m in barred], [m.high for _, m in barred], color=colour, lw=0.8)
+        ax.plot([m.value for _, m in own], [y for y, _ in own], marker, color=colour, mfc=face(verdict), mew=0.8, ms=4)
+    for y, name in enumerate(names):
+        usable = [m.value for m in lines[name] if positive(m.value)]
+        if len(usable) > 2:
+            middle = float(np.median(usable))
+            ax.vlines(middle, y - 0.36, y + 0.36, color=INK, lw=1.4, zorder=4)
+    limits = log_limits([*(m.value for _, m in marks), reference])
+    if marks and limits:
+        logarithmic(ax, "x", limits)
+        ax.axvline(reference, color=INK, lw=0.8, zorder=1)
+    else:
+        say(ax, "nothing to show on a logarithmic axis")
+        ax.set_xticks([])
+    lost = {n: sum(not positive(m.value) for m in lines[n]) for n in names}
+    missing = [n if k == len(lines[n]) else f"{n} ({k} of {len(lines[n])})" for n, k in lost.items() if k]
+    ax.set_xlabel(noted(label, [absent(gone, missing), note], WIDTH - 1.5))
+    named_lines(ax, names)
+    ax.hlines(np.arange(0.5, len(names) - 1), 0, 1, transform=ax.get_yaxis_transform(), color=GRID, lw=0.5, zorder=0)
+    key = verdict_keys((m.verdict for name in names for m in lines[name]), ls="")
+    key_above(ax, [*key, Line2D([], [], color=INK, lw=0.8, label=words)])
+    return ax
+
+
+@styled
+def cost_strip(findings: Sequence[Finding], ratios: Sequence[Ratio], ax: Axes | None = None) -> Axes:
+    """Work of each estimator over that of the reference on the same problem, a marker for each problem.
+
+    Work is variance times evaluations of the loss, all weights together; sorted by its median.
+    """
+    verdicts = {(f.problem_label, f.estimator_label): word(f) for f in findings}
+    lines: dict[str, list[Mark]] = {}
+    for r in ratios:
+        if r.level == "total" and (r.problem, r.estimator) in verdicts:
+            mark = Mark(r.work.value, verdicts[r.problem, r.estimator], r.work.low, r.work.high)
+            lines.setdefault(r.estimator, []).append(mark)
+
+    def middle(name: str) -> float:
+        return float(np.median([m.value for m in lines[name] if positive(m.value)] or [math.inf]))
+
+    ordered = {n: lines[n] for n in sorted(lines, key=middle)}
+    references = " or ".join(dict.fromkeys(r.reference for r in ratios))
+    label = f"variance × evaluations of the loss, over that of {references}"
+    return _strip(ax, ordered, label, 1.0, references, "without variance or not estimable, so not shown")
+
+
+@styled
+def resolution(findings: Sequence[Finding], ax: Axes | None = None, margin: float = 0.05) -> Axes:
+    """The smallest relative bias that would have been found, by estimator (one finding: by group).
+
+    A marker for each tested group, in its verdict's colour; the line is the margin.
+    """
+    lines: dict[str, list[Mark]] = {}
+    for f in findings:
+        for r in groups(f):
+            mark = Mark(100 * detectable(r), r.verdict)
+            lines.setdefault(group_name(r) if len(findings) == 1 else f.estimator_label, []).append(mark)
+    words = f"margin, {rounded(100 * margin)} %"
+    gone = "zero or not estimable, so not shown"
+    return _strip(ax, lines, "detectable relative bias (%)", 100 * margin, words, gone)

@@ -1,0 +1,101 @@
+"""Numbers and names read off findings and rows, for figures and words alike."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from estimator_lab.finding import Finding, Row
+    from estimator_lab.statistics import Estimate
+
+
+def groups(finding: Finding) -> list[Row]:
+    """The tested rows of a finding, or all of them when none is tested."""
+    return [r for r in finding.rows if r.tested] or list(finding.rows)
+
+
+def total(finding: Finding) -> Row | None:
+    """The row of all coordinates together; the last row where there is none."""
+    return next((r for r in finding.rows if r.level == "total"), finding.rows[-1] if finding.rows else None)
+
+
+def group_name(row: Row) -> str:
+    """`h1` for the units of a site, `h1 weights` for the weights that feed it."""
+    return f"{row.name} weights" if row.level == "layer" and row.name not in ("loss", "weights") else row.name
+
+
+def word(finding: Finding) -> str:
+    """The finding's verdict with the detail of its groups: "exact" and "biased beyond" where all, or one, are."""
+    words = [r.verdict for r in groups(finding)]
+    if finding.verdict == "biased" and "biased beyond" in words:
+        return "biased beyond"
+    if finding.verdict == "unbiased within" and set(words) == {"exact"}:
+        return "exact"
+    return finding.verdict
+
+
+def is_biased(finding: Finding) -> bool:
+    """Whether a bias was found in some group."""
+    return finding.verdict.startswith("biased")
+
+
+def standing(finding: Finding) -> str:
+    """How a finding stands to a claim: "as claimed", "violated", "undecided", "no bias found" or "no claim"."""
+    if finding.claim is None:
+        return "no claim"
+    if is_biased(finding):
+        return "violated" if finding.claim else "as claimed"
+    if finding.verdict in ("unbiased within", "exact"):
+        return "as claimed" if finding.claim else "no bias found"
+    return "undecided"
+
+
+def shows_bias(row: Row) -> bool:
+    """Whether a bias was found, even one inside the margin."""
+    return row.verdict.startswith("biased") or (row.low > 0 and row.verdict != "exact")
+
+
+def estimate(row: Row | None, key: str) -> tuple[float, float, float]:
+    """Value and interval of a statistic; nan where the row does not have it."""
+    found: Estimate | None = None if row is None else row.statistics.get(key)
+    return (math.nan, math.nan, math.nan) if found is None else (found.value, found.low, found.high)
+
+
+def relative_bias(row: Row | None) -> float:
+    """The debiased norm of the bias over the norm of the gradient; nan where it is not estimable."""
+    return estimate(row, "relative_bias")[0]
+
+
+def noiseless(row: Row | None) -> bool:
+    """Whether every draw is the same: no variance, or equal to the truth to rounding."""
+    return row is not None and (estimate(row, "variance")[0] == 0 or row.verdict == "exact")
+
+
+def detectable(row: Row) -> float:
+    """The smallest relative bias that would have been found; 0 where no noise could hide any."""
+    return 0.0 if noiseless(row) else row.detectable
+
+
+def relative_variance(row: Row | None) -> tuple[float, float, float]:
+    """The relative variance tr Σ / ‖g‖² of one replicate, with its interval.
+
+    ‖g‖ is read off bias and relative bias: off the values, or off the upper ends where the bias is zero.
+    """
+    if noiseless(row):
+        return 0.0, 0.0, 0.0
+    variance, low, high = estimate(row, "variance")
+    pairs = zip(estimate(row, "bias"), estimate(row, "relative_bias"), strict=True)
+    norm = next((b / r for b, r in pairs if 0 < b < math.inf and 0 < r < math.inf), math.nan)
+    square = norm * norm
+    return variance / square, low / square, high / square
+
+
+def signal_to_noise(row: Row | None) -> tuple[float, float, float]:
+    """SNR of one replicate in dB with its interval: infinite without variance, -inf where no signal is resolved."""
+    if noiseless(row):
+        return math.inf, math.inf, math.inf
+    value, low, high = (
+        10 * math.log10(v) if v > 0 else (math.nan if math.isnan(v) else -math.inf) for v in estimate(row, "snr")
+    )
+    return value, low, high

@@ -1,0 +1,115 @@
+"""What a given noise costs."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+from estimator_lab.report import figures
+from estimator_lab.report.figures.style import positive
+from estimator_lab.report.reading import is_biased, relative_variance, total
+from estimator_lab.report.rounding import rounded
+from estimator_lab.report.story import Block, Story, muted, table, text
+from estimator_lab.report.wording import amount, between, duration, error, plural, replicates
+
+WORK = "Work is variance times evaluations of the loss: the price of a given noise."
+
+
+def cost(s: Story) -> list[Block]:
+    """One finding in words; few problems as variance against cost; many as work over that of the reference."""
+    if s.single:
+        return [_price(s)]
+    if s.many:
+        return _strip(s)
+    drawn = figures.cost(s.findings) if len(s.problems) == 1 else figures.cost_panels(s.findings)
+    out = [text(*(_cheapest(s, p) for p in s.problems))]
+    out.append(
+        s.figure(
+            drawn,
+            "Relative variance of one replicate against evaluations of the loss per replicate, on logarithmic axes.",
+            "Variance of one replicate relative to the squared norm of the gradient, with intervals, against"
+            " evaluations of the loss. Along a dashed line the work is the same; filled: biased.",
+        )
+    )
+    return [*out, *_ratios(s)]
+
+
+def _price(s: Story) -> Block:
+    (f,) = s.findings
+    value = relative_variance(total(f))[0]
+    price = (
+        f"A replicate costs {amount(f.losses, 'evaluation')} of the loss, {amount(f.backwards, 'backward pass')}"
+        f" and {rounded(1e6 * f.seconds)} µs."
+    )
+    if value == 0:
+        return text(price, "It has no variance: one replicate is enough.")
+    if not math.isfinite(value):
+        return text(price, "Its relative variance is not estimable.")
+    need = value / 0.01**2
+    return text(
+        price,
+        f"Its variance is {rounded(value)} times the squared norm of the gradient, so that a noise of 1 % takes"
+        f" {replicates(need)} replicates, {duration(need * f.seconds)} of work here.",
+    )
+
+
+def _strip(s: Story) -> list[Block]:
+    compared = [r for r in s.diagnosis.ratios if r.level == "total"]
+    if not compared:
+        return [text(WORK, "No reference with a variance was measured to compare it with.")]
+    sound = {(f.problem_label, f.estimator_label) for f in s.findings if not is_biased(f)}
+    wins: Counter[str] = Counter()
+    for p in s.problems:
+        own = [(r.work.value, r.estimator) for r in compared if r.problem == p and positive(r.work.value)]
+        own += [(1.0, r.reference) for r in compared if r.problem == p]
+        able = [w for w in own if (p, w[1]) in sound]
+        if able:
+            wins[min(able)[1]] += 1
+    least = (
+        ""
+        if not wins
+        else (
+            f"Among the estimators with noise and without a bias found, {wins.most_common(1)[0][0]} has the least on"
+            f" {wins.most_common(1)[0][1]} of {plural(len(s.problems), 'problem')}."
+        )
+    )
+    return [
+        text(WORK, least),
+        s.figure(
+            figures.cost_strip(s.findings, compared),
+            "Work of each estimator relative to a reference on the same problem.",
+            "Work of each estimator over that of the reference on the same problem, all weights together, with 95 %"
+            " intervals; a marker for each problem, the bar is the median. A biased estimator may be cheap and wrong.",
+        ),
+    ]
+
+
+def _cheapest(s: Story, problem: str) -> str:
+    """Which estimator has the least work among those without a bias found, and among all."""
+    products = [(relative_variance(total(f))[0] * f.losses, f.estimator_label, is_biased(f)) for f in s.on(problem)]
+    usable = sorted(p for p in products if positive(p[0]))
+    if len(usable) < 2:
+        return f"On {problem} fewer than two estimators have a variance to compare."
+    (least, name, biased), (second, other, _) = usable[:2]
+    said = f"On {problem}, {name} needs the fewest evaluations of the loss for a given noise"
+    sound = [p for p in usable if not p[2]]
+    if biased and sound:
+        times = rounded(sound[0][0] / least, most=2)
+        return f"{said}, but is biased; among those without a bias found it is {sound[0][1]}, at {times} times that."
+    return f"{said}; {other} follows at {rounded(second / least, most=2)} times that."
+
+
+def _ratios(s: Story) -> list[Block]:
+    parts: dict[str, list[list[Any]]] = {}
+    for r in s.diagnosis.ratios:
+        if r.level == "total":
+            cells = [(rounded(e.value, error(e), 3), muted(between(e.low, e.high))) for e in (r.variance, r.work)]
+            parts.setdefault(r.problem, []).append([r.estimator, r.reference, *cells[0], *cells[1]])
+    if not parts:
+        return []
+    ratio = [("Variance ratio", "right", "auto"), ("interval", "right", "auto")]
+    work = [("Work ratio", "right", "auto"), ("interval", "right", "auto")]
+    columns = [("Estimator", "left", "1fr"), ("against", "left", "auto"), *ratio, *work]
+    caption = f"Ratios to a reference, all weights together, with 95 % intervals; below one is better. {WORK}"
+    return [table(columns, [(p if len(parts) > 1 else "", lines) for p, lines in parts.items()], caption)]

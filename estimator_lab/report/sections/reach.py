@@ -1,0 +1,143 @@
+"""What the measurement could have seen, what it was held against, and the numbers of every group."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from estimator_lab.report import figures
+from estimator_lab.report.figures.style import capped
+from estimator_lab.report.reading import detectable, estimate, group_name, groups
+from estimator_lab.report.rounding import ABSENT, count, p_value, rounded
+from estimator_lab.report.story import Block, Column, Story, chip, muted, table, text
+from estimator_lab.report.wording import (
+    bias_interval,
+    bias_percent,
+    decibels,
+    duration,
+    percent,
+    plural,
+    replicates,
+    value,
+)
+
+if TYPE_CHECKING:
+    from estimator_lab.finding import Finding, Row
+
+LONG = 1500  # most lines in the table of every group
+
+
+def resolution(s: Story) -> list[Block]:
+    """The smallest bias that would have been found, and the replicates that undecided groups want."""
+    rows = [(f, r) for f in s.findings for r in groups(f)]
+    able = [detectable(r) for _, r in rows if 0 < detectable(r) < math.inf]
+    if not able:
+        return [text("No group has a noise that would limit what can be seen.")]
+    fine = sum(d <= s.margin for d in able)
+    lines = "by group" if s.single else "a marker for each tested group; the bar is the median"
+    out = [
+        text(
+            f"A group without a finding is not thereby unbiased. In {fine} of {plural(len(able), 'noisy group')} a bias"
+            f" of the margin, {percent(s.margin)}, would have been found with power 95 %."
+        ),
+        s.figure(
+            figures.resolution(s.findings, margin=s.margin),
+            "Smallest relative bias that would have been found, on a logarithmic axis.",
+            f"Smallest relative bias that the test would have found with power 95 %, {lines}.",
+        ),
+    ]
+    pending = sorted(((r.needed, f, r) for f, r in rows if r.needed > 0), key=lambda t: -t[0])
+    if not pending:
+        return out
+    shown, left = capped(pending, 15, "undecided groups")
+    owner: list[Column] = [] if s.single else [("Estimator", "left", "1fr"), ("Problem", "left", "auto")]
+    columns = [*owner, ("Group", "left", "1fr" if s.single else "auto")]
+    columns += [(head, "right", "auto") for head in ("Detectable (%)", "Replicates", "Needed", "Time")]
+    body = [
+        [
+            *([] if s.single else [f.estimator_label, f.problem_label]),
+            group_name(r),
+            rounded(100 * detectable(r), most=3),
+            count(f.replicates),
+            replicates(n),
+            duration(n * f.seconds),
+        ]
+        for n, f, r in shown
+    ]
+    caption = f"Replicates that would decide the groups still undecided, most first.{f' {left}.' if left else ''}"
+    return [*out, table(columns, [("", body)], caption)]
+
+
+def truth(s: Story) -> list[Block]:
+    """What the estimates were held against."""
+    lines = []
+    for p in s.problems:
+        for words, error in dict.fromkeys((f.truth, f.truth_error) for f in s.on(p)):
+            lines.append([p, words, "exact" if error == 0 else rounded(100 * error)])
+    noisy = sum(f.truth_error > 0 for f in s.findings)
+    said = "Every truth is exact: no interval in this report carries an error of the truth."
+    if noisy:
+        where = "Here" if s.single else f"For {noisy} of {plural(len(s.findings), 'pair')}"
+        said = (
+            f"{where} the truth is an estimate; its error is part of every test and interval, and no bias smaller than"
+            " it can be seen."
+        )
+    columns = [("Problem", "left", "auto"), ("Truth", "left", "1fr"), ("Relative standard error (%)", "right", "auto")]
+    return [text(said), table(columns, [("", lines)], "What the estimates were held against.")]
+
+
+def every_group(s: Story) -> Block:
+    """The long table: every group of one finding; of several the tested ones and the total."""
+    parts: dict[str, list[list[Any]]] = {}
+    used, everything, hidden = 0, 0, 0
+    for f in s.findings:
+        rows = _told(s, f)
+        everything += len(rows)
+        hidden += len(f.rows) - len(rows)
+        if everything <= LONG:
+            used = everything
+            for k, r in enumerate(rows):
+                owner = [] if s.single else [f.estimator_label if k == 0 else ""]
+                parts.setdefault(f.problem_label, []).append([*owner, *_line(r)])
+    left = f" {everything - used} of {count(everything)} lines are left out." if used < everything else ""
+    tensors = (
+        f" {plural(hidden, 'line')} of single tensors, and of totals over a single group, are not shown."
+        if hidden
+        else ""
+    )
+    where = f"{left}{tensors} The saved diagnosis has them all." if left or tensors else ""
+    columns: list[Column] = [] if s.single else [("Estimator", "left", "1fr")]
+    columns.append(("Group", "left", "1fr" if s.single else "auto"))
+    heads = ("d", "Bias (%)", "interval", "Adj. p", "SNR (dB)", "cos of mean", "Detect. (%)")
+    columns += [(head, "right", "auto") for head in heads]
+    return table(
+        [*columns, ("Verdict", "center", "auto")],
+        [("" if s.single else p, lines) for p, lines in parts.items()],
+        "Every group: the unit gradients of a site, the weights that feed it, single tensors, and the total. Sites and"
+        f" the weights that feed them are tested and adjusted by Holm's method within their pair.{where}",
+    )
+
+
+def _told(s: Story, f: Finding) -> list[Row]:
+    if s.single:
+        return list(f.rows)
+    tested = groups(f)
+    known = [(estimate(r, "bias"), estimate(r, "variance")) for r in tested]
+    totals = [r for r in f.rows if r.level == "total" and r not in tested]
+    return [*tested, *(r for r in totals if (estimate(r, "bias"), estimate(r, "variance")) not in known)]
+
+
+def _line(r: Row) -> list[Any]:
+    name = {"weight": f"tensor {r.name}", "total": "all weights" if r.name == "weights" else f"total, {r.name}"}
+    untested = muted("not tested") if r.level == "weight" else chip(r.verdict) | {"tone": "muted"}
+    return [
+        name.get(r.level, group_name(r)),
+        count(r.size),
+        bias_percent(r),
+        muted(bias_interval(r)),
+        p_value(r.p_holm) if r.tested else ABSENT,
+        decibels(r),
+        value(r, "cosine_of_mean"),
+        rounded(100 * detectable(r), most=3),
+        chip(r.verdict) if r.tested or r.verdict == "exact" else untested,
+    ]

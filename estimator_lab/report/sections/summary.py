@@ -1,0 +1,170 @@
+"""Everything at a glance: a line for each pair, or for many problems a matrix; and the problems one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from estimator_lab.report import figures
+from estimator_lab.report.figures.style import capped, shortened
+from estimator_lab.report.reading import group_name, groups, relative_bias, shows_bias, standing, total
+from estimator_lab.report.rounding import ABSENT, count, rounded
+from estimator_lab.report.story import TONES, WORDS, Block, Story, heading, muted, table, text, verdict_chip
+from estimator_lab.report.wording import bias_interval, bias_percent, decibels, error, listed, percent, plural, value
+
+if TYPE_CHECKING:
+    from estimator_lab.finding import Finding
+
+ACROSS, DOWN = 12, 40  # problems and estimators of one matrix
+PROBLEMS = 14  # most problems one by one
+FOREST = (
+    "Open markers: no bias found; filled: one was found, however small. The shaded band is the margin; the scale is"
+    " linear inside it and logarithmic outside. The grey tick is the noise floor, what the norm of the mean error would"
+    " read for an unbiased estimator."
+)
+
+
+def _work(s: Story, f: Finding) -> str:
+    for r in s.diagnosis.ratios:
+        if (r.problem, r.level) == (f.problem_label, "total"):
+            if r.estimator == f.estimator_label:
+                return rounded(r.work.value, error(r.work), 3)
+            if r.reference == f.estimator_label:
+                return "1"
+    return ABSENT
+
+
+def pairs(s: Story, findings: Sequence[Finding], caption: str) -> Block:
+    """The table of findings, all weights together; of several with their intervals drawn beside it."""
+    columns = [("Estimator", "left", "auto"), ("Verdict", "center", "auto"), ("SNR (dB)", "right", "auto")]
+    columns.append(("E cos", "right", "auto"))
+    references = listed(dict.fromkeys(r.reference for r in s.diagnosis.ratios))
+    if s.diagnosis.ratios:
+        columns.append(("Work", "right", "auto"))
+    columns += [("Losses", "right", "auto"), ("µs", "right", "auto"), ("Bias (%)", "right", "auto")]
+    rows: list[list[Any]] = []
+    for f in findings:
+        row = total(f)
+        line = [shortened(f.estimator_label, 34), verdict_chip(f), decibels(row), value(row, "mean_cosine")]
+        line += [_work(s, f)] if s.diagnosis.ratios else []
+        rows.append([*line, rounded(f.losses), rounded(1e6 * f.seconds), bias_percent(row)])
+    if len(findings) == 1:
+        columns.append(("interval", "right", "auto"))
+        rows[0].append(muted(bias_interval(total(findings[0]))))
+    block = table(
+        columns,
+        [("", rows)],
+        caption.replace("@", f"; work is relative to {references}" if references != "none" else ""),
+    )
+    if len(findings) > 1:
+        alt = "Relative bias of each line of the table with its interval, in per cent."
+        strip = s.file(figures.bias_column(findings, s.margin))
+        block["strip"] = {"file": strip, "alt": alt, "head": "Relative bias (%)"}
+    return block
+
+
+LEGEND = (
+    "All weights together. SNR: squared norm of the mean over the variance of one replicate; E cos: mean cosine of one"
+    " replicate with the gradient; losses and µs per replicate; bias: its debiased norm over that of the gradient, with"
+    " the simultaneous interval@."
+)
+
+
+def summary(s: Story) -> list[Block]:
+    """What was measured, and the table or matrix of all pairs."""
+    drawn = sorted({f.replicates for f in s.findings})
+    number = count(drawn[0]) if len(drawn) == 1 else f"{count(drawn[0])} to {count(drawn[-1])}"
+    exact = sum(f.truth_error == 0 for f in s.findings)
+    partly = f"exact for {exact} of {len(s.findings)} pairs, estimated for the others"
+    truth = "exact" if exact == len(s.findings) else partly if exact else "estimated"
+    setting = text(
+        f"Each estimate was drawn {number} times ({listed(dict.fromkeys(f.dtype for f in s.findings))}) at fixed"
+        f" weights and a fixed batch, and its mean held against the true gradient, which is {truth}.",
+        f"A group counts as unbiased within the margin when a bias of {percent(s.margin)} of its gradient is ruled"
+        f" out at level {rounded(s.alpha)}, simultaneously for all groups of this report.",
+    )
+    if s.many:
+        return [setting, *_matrices(s)]
+    out = [setting]
+    for k, p in enumerate(s.problems):
+        caption = LEGEND if k == 0 else "@."
+        on = f"{p}. " if len(s.problems) > 1 else ""
+        out.append(pairs(s, s.on(p), on + (caption if k == 0 else f"Columns as in the table of {s.problems[0]}.")))
+    return out
+
+
+def _matrices(s: Story) -> list[Block]:
+    """Estimators down, problems across."""
+    out: list[Block] = []
+    names, left = capped(s.estimators, DOWN, "estimators")
+    for start in range(0, len(s.problems), ACROSS):
+        across = s.problems[start : start + ACROSS]
+        rows = []
+        for name in names:
+            mine = {f.problem_label: f for f in s.by(name)}
+            claims = {f.claim for f in mine.values()}
+            claim = {True: "unbiased", False: "biased", None: "none"}[claims.pop()] if len(claims) == 1 else "mixed"
+            rows.append({"name": name, "claim": claim, "cells": [_cell(mine.get(p)) for p in across]})
+        missing = sum(c is None for r in rows for c in r["cells"])
+        blank = (
+            f" A dash: not measured, as where an estimator does not apply to a family ({missing} pairs)."
+            if missing
+            else ""
+        )
+        caption = (
+            "Relative bias (%) of all weights together, and the verdict over all groups: within the margin, exact,"
+            " open (undecided), biased (by an unresolved amount), beyond (the margin). A filled cell violates a claim"
+            f" of unbiasedness.{blank}{f' {left}.' if left else ''}"
+        )
+        out.append({"kind": "matrix", "across": across, "rows": rows, "caption": caption})
+    return out
+
+
+def _cell(f: Finding | None) -> dict[str, str] | None:
+    if f is None:
+        return None
+    size = "0" if f.verdict == "exact" else rounded(100 * relative_bias(total(f)), most=2)
+    tone = "alarm" if standing(f) == "violated" else TONES.get(f.verdict, "plain")
+    return {"value": size, "word": WORDS.get(f.verdict, f.verdict).replace("undecided", "open"), "tone": tone}
+
+
+def _bias_sentence(s: Story, findings: Sequence[Finding]) -> str:
+    flagged = [(f, r) for f in findings for r in groups(f) if shows_bias(r)]
+    tested = plural(sum(len(groups(f)) for f in findings), "tested group")
+    if not flagged:
+        return f"None of the {tested} shows a bias."
+    f, r = max(flagged, key=lambda t: relative_bias(t[1]) if relative_bias(t[1]) > 0 else -1.0)
+    owner = group_name(r) + ("" if s.single else f" of {f.estimator_label}")
+    return f"A bias was found in {len(flagged)} of {tested}; the largest is {percent(relative_bias(r))}, in {owner}."
+
+
+def by_group(s: Story) -> list[Block]:
+    """A forest for each problem, a panel for each group."""
+    out: list[Block] = []
+    for p in s.problems:
+        mine = s.on(p)
+        if len(s.problems) > 1:
+            out.append(heading(p))
+        out += [text(_bias_sentence(s, mine)), _forest(s, mine, f"{FOREST}" if p == s.problems[0] else "")]
+    return out
+
+
+def _forest(s: Story, mine: Sequence[Finding], legend: str) -> Block:
+    p = mine[0].problem_label
+    drawn = figures.bias(mine[0], margin=s.margin) if len(mine) == 1 else figures.bias_by_group(mine, s.margin)
+    alt = f"Relative bias in each group of {p}, with intervals."
+    return s.figure(drawn, alt, f"{p}: relative bias by group, with simultaneous intervals. {legend}".strip())
+
+
+def one_by_one(s: Story) -> list[Block]:
+    """A table for every problem, and a forest where it has several groups."""
+    out: list[Block] = [text(f"All weights together, and by group where there are several. {FOREST}")]
+    shown, left = capped(s.problems, PROBLEMS, "problems")
+    for k, p in enumerate(shown):
+        mine = s.on(p)
+        truths = listed(dict.fromkeys(f.truth for f in mine), 3)
+        out += [heading(p), text(f"Truth: {truths}.", _bias_sentence(s, mine))]
+        out.append(pairs(s, mine, f"{p}. {LEGEND if k == 0 else f'Columns as for {shown[0]}.'}"))
+        if len({group_name(r) for f in mine for r in groups(f)}) > 1:
+            out.append(_forest(s, mine, ""))
+    return [*out, text(f"{left} here; their numbers are in the table of every group.")] if left else out

@@ -1,0 +1,166 @@
+"""The verdict box: what a reader must know who reads nothing else."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from estimator_lab.report.reading import detectable, group_name, groups, is_biased, relative_bias, standing, total
+from estimator_lab.report.rounding import count, p_value
+from estimator_lab.report.story import Story
+from estimator_lab.report.wording import bias_words, largest_bias, listed, pair, percent, plural, replicates, some_of
+
+if TYPE_CHECKING:
+    from estimator_lab.finding import Finding, Row
+
+PAIRS = 6  # pairs up to which each has a line; beyond, each estimator has one
+
+
+def verdict(story: Story) -> dict[str, Any]:
+    """Tone, headline, blocks of lines, and what could have been missed."""
+    tone, headline = _headline(story)
+    blocks = [{"head": head, "tone": t, "lines": lines} for head, t, lines in _blocks(story, tone) if lines]
+    return {"tone": tone, "headline": headline, "blocks": blocks, "missed": _missed(story)}
+
+
+def _headline(s: Story) -> tuple[str, str]:
+    if not s.findings:
+        return "open", "Nothing was measured."
+    if s.single:
+        f = s.findings[0]
+        against = "open" if f.claim is False else "bad"
+        said = {True: "against its claim", False: "as declared", None: "no claim was made"}[f.claim]
+        tail = {True: ", as claimed", False: ", though declared biased", None: ""}[f.claim]
+        tone, words = {
+            "biased beyond": (against, f"biased by more than {percent(s.margin)}, {said}"),
+            "biased": (against, f"biased, {said}"),
+            "exact": ("good", "exact, no bias and no variance"),
+            "unbiased within": ("good", f"unbiased within {percent(s.margin)}{tail}"),
+            "undecided": ("open", f"undecided at {plural(f.replicates, 'replicate')}"),
+        }[f.verdict]
+        return tone, f"{pair(f)}: {words}."
+    claims = sum(f.claim is True for f in s.findings)
+    pairs = plural(len(s.findings), "pair")
+    violated = sum(standing(f) == "violated" for f in s.findings)
+    if violated:
+        return "bad", f"{violated} of {plural(claims, 'claim')} of unbiasedness violated."
+    pending = sum(f.verdict == "undecided" for f in s.findings)
+    if pending:
+        return "open", f"No claim is violated; {pending} of {pairs} undecided."
+    if claims:
+        return (
+            "good",
+            f"All {claims} claims of unbiasedness hold." if claims > 1 else "The claim of unbiasedness holds.",
+        )
+    return "good", f"No claim of unbiasedness was made; {sum(map(is_biased, s.findings))} of {pairs} biased."
+
+
+def _worst(finding: Finding) -> Row:
+    """The tested group with the strongest evidence of bias, ties by the larger relative bias."""
+
+    def strength(row: Row) -> tuple[float, float]:
+        value = relative_bias(row)
+        return (row.p_holm if not math.isnan(row.p_holm) else 1.0, -value if not math.isnan(value) else 0.0)
+
+    return min(groups(finding), key=strength)
+
+
+def _per_pair(s: Story, findings: Sequence[Finding], words: Callable[[Finding], str]) -> list[str]:
+    """A line for each pair; of many, a line for each estimator with its largest bias."""
+    if len(findings) <= PAIRS:
+        return [f"{pair(f)}: {words(f)}" for f in findings]
+    lines = []
+    for name in dict.fromkeys(f.estimator_label for f in findings):
+        mine = [f for f in findings if f.estimator_label == name]
+        where = some_of((f.problem_label for f in mine), (f.problem_label for f in s.by(name)), "problem")
+        worst = largest_bias(mine)
+        lines.append(f"{name} on {where}; most on {worst.problem_label}: {words(worst)}")
+    return lines
+
+
+def _in_part(s: Story, claim: bool, counts: Callable[[Finding], bool]) -> tuple[list[str], list[str]]:
+    """Estimators of a claim for which `counts` holds on all their problems, and on some ("name (3 of 8)")."""
+    whole, part = [], []
+    for name in s.estimators:
+        mine = [f for f in s.by(name) if f.claim is claim]
+        number = sum(map(counts, mine))
+        if mine and number == len(mine):
+            whole.append(name)
+        elif number:
+            part.append(f"{name} ({number} of {len(mine)})")
+    return whole, part
+
+
+def _undecided(s: Story) -> list[str]:
+    """A line for each estimator: on which problems, and how many replicates would decide all of them."""
+    lines = []
+    for name in s.estimators:
+        mine = [f for f in s.by(name) if f.verdict == "undecided"]
+        if not mine:
+            continue
+        needed = max((r.needed for f in mine for r in groups(f)), default=0)
+        where = some_of((f.problem_label for f in mine), (f.problem_label for f in s.by(name)), "problem")
+        ask = f"up to {replicates(needed)} replicates would decide" if needed else "no number of replicates is known"
+        lines.append(f"{name} on {where}: {ask}")
+    return lines
+
+
+def _blocks(s: Story, tone: str) -> list[tuple[str, str, list[str]]]:
+    if s.single:
+        f = s.findings[0]
+        return [("", tone, [f.words, f"All weights together: {bias_words(total(f))}."])]
+
+    def broken(f: Finding) -> str:
+        worst = _worst(f)
+        return f"{bias_words(total(f))}, clearest in {group_name(worst)} (adjusted p {p_value(worst.p_holm)})"
+
+    violated = [f for f in s.findings if standing(f) == "violated"]
+    sound, mixed = _in_part(s, True, lambda f: standing(f) == "as claimed")
+    held = [f"{listed(sound, 24)}."] if sound else []
+    held += [f"On some of their problems: {listed(mixed, 24)}."] if mixed else []
+    every, partly = _in_part(s, False, is_biased)
+    found = [f"{listed([*every, *partly], 24)}{'; in brackets, on how many problems' if partly else ''}."]
+    none, _ = _in_part(s, False, lambda f: standing(f) == "no bias found")
+    free = [f for f in s.findings if f.claim is None]
+    drawn = Counter(f.replicates for f in s.findings if f.verdict == "undecided")
+    after = f" after {count(next(iter(drawn)))} replicates" if len(drawn) == 1 else ""
+    return [
+        ("Claim violated", "bad", _per_pair(s, violated, broken)),
+        ("Unbiased as claimed", "good", held),
+        ("Declared biased, and found so", "open", found if every or partly else []),
+        ("Declared biased, no bias found", "open", [f"{listed(none, 24)}."] if none else []),
+        ("Without a claim", "open", _per_pair(s, free, lambda f: f"{f.verdict}, {bias_words(total(f))}")),
+        (f"Undecided{after}", "open", _undecided(s)),
+    ]
+
+
+def _missed(s: Story) -> list[str]:
+    """What the measurement could not have seen."""
+    seen = [(detectable(r), r, f) for f in s.findings for r in groups(f) if 0 < detectable(r) < math.inf]
+    lines = []
+    if seen:
+        worst, row, finding = max(seen, key=lambda t: t[0])
+        middle = statistics.median(t[0] for t in seen)
+        where = group_name(row) if s.single else f"{group_name(row)} of {pair(finding)}"
+        text = (
+            f"With power 95 % a relative bias of {percent(worst)} would have been found in every tested group ({where}"
+        )
+        half = f"; in half of them {percent(middle)}" if len(seen) > 2 else ""
+        lines.append(f"{text} is the least resolved){half}.")
+    random = [f for f in s.findings if f.verdict != "exact"]
+    if random:
+        lines.append("An event too rare to have been drawn leaves no trace in any of these numbers.")
+    if len(random) > 1:
+        lines.append(
+            f"The {count(len(random))} pairs share one false-alarm rate: the chance that any unbiased one is called"
+            f" biased anywhere in this report is at most {percent(s.alpha)}."
+        )
+    noisy = [f for f in s.findings if f.truth_error > 0]
+    if noisy:
+        on = listed(dict.fromkeys(f.problem_label for f in noisy), 6)
+        size = percent(max(f.truth_error for f in noisy))
+        lines.append(f"The truth is itself estimated on {on}, with a relative standard error of up to {size}.")
+    return lines
