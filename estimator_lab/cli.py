@@ -139,7 +139,7 @@ def _show_user_traceback(error: BaseException) -> None:
         Path(__file__).parent,
         *(Path(m.__file__).parent for m in map(sys.modules.get, _INNER) if m and m.__file__),
     ]
-    hidden = ("<frozen", *(f"{home}{os.sep}" for home in homes))
+    hidden = ("<frozen", "<string>", *(f"{home}{os.sep}" for home in homes))
     told = traceback.TracebackException.from_exception(error)
     frames = [frame for frame in told.stack if not frame.filename.startswith(hidden)]
     if frames:
@@ -262,7 +262,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
     from estimator_lab import estimators, families, problems
 
-    rows: list[tuple[str, ...]]
+    rows: list[tuple[str, ...]] = []
     if arguments.what == "problems":
         rows = [
             (type(p).__name__, p.label, "networks" if p in problems.NETWORKS else "toys", _first_line(type(p)))
@@ -283,7 +283,7 @@ def _list(arguments: argparse.Namespace) -> int:
         ]
         heads = ("name", "claim", "sites", "what it is")
     else:
-        rows = [(f.__name__, "discrete" if f.discrete else "continuous", _first_line(f)) for f in families.FAMILIES]
+        rows += [(f.__name__, "discrete" if f.discrete else "continuous", _first_line(f)) for f in families.FAMILIES]
         heads = ("name", "kind", "what it is")
     table = Table(*heads, box=None, pad_edge=False)
     for row in rows:

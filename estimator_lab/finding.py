@@ -88,7 +88,7 @@ class Finding:
         replicates: draws of the gradient.
         seed: of the draws.
         dtype: of the draws.
-        verdict: "unbiased within", "biased" or "undecided", over all tested rows.
+        verdict: "exact", "unbiased within", "biased" or "undecided", over all tested rows.
         status: "sound" (its claim holds within the margin, or it makes none), "violated" or "inconclusive".
         words: the verdict in a sentence.
         rows: one per group.
@@ -206,7 +206,8 @@ def find(
         group = group_of(record, truth, key)
         if key[0] == "total" or not any(_same(group, other) for other in groups.values()):
             groups[key] = group
-    tested = {key: g for key, g in groups.items() if key[0] in ("unit", "layer")} or groups
+    kinds = {"unit", "layer"} if any(key[0] in ("unit", "layer") for key in groups) else {"weight"}
+    tested = {key: g for key, g in groups.items() if key[0] in kinds}
     total_key = next(k for k in groups if k[0] == "total")
     check_independence(record, groups[total_key])
     share = alpha / pairs
@@ -325,7 +326,7 @@ def conclude(rows: tuple[Row, ...], word: str, claim: bool | None, margin: float
         start = {True: "Claims to be unbiased and is not", False: "Biased, as declared", None: "Biased"}[claim]
         return "biased", "violated" if claim else "sound", f"{start}: bias {size}."
     if all(r.verdict == "exact" for r in rows):
-        return "unbiased within", "sound", "Equal to the truth in every draw, to rounding."
+        return "exact", "sound", "Equal to the truth in every draw, to rounding."
     if word == "unbiased within":
         high = max(r.high for r in rows if r.verdict != "exact")
         start = {True: "Unbiased", False: "Declared biased, but here the bias is", None: "The bias is"}[claim]
@@ -339,6 +340,6 @@ def conclude(rows: tuple[Row, ...], word: str, claim: bool | None, margin: float
         else (f"too few draws carry the error at {place(worst)} to say anything")
     )
     needed = max(r.needed for r in open_rows)
-    remedy = f"; about {needed:,} replicates would decide it".replace(",", "\u202f") if needed else ""
+    remedy = f"; about {needed:,} replicates would decide it" if needed else ""
     status = "inconclusive" if claim else "sound"
     return "undecided", status, f"Undecided at {len(open_rows)} of {len(rows)} places: {limit}{remedy}."

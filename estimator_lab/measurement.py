@@ -64,7 +64,7 @@ class Measurement:
         """
         plan = self.plan
         began = time.perf_counter()
-        seed = derive_seed(repr(plan), index)
+        seed = plan.block_seed(index)
         noise = MonteCarlo(seed, device=self.device)
         with forked(seed):
             before = torch.get_rng_state()
@@ -150,7 +150,7 @@ class Measurement:
             return
         mean = record.moments.mean[: self.layout.size]
         for index in range(32):
-            seed = derive_seed(repr(self.plan), "alone", index)
+            seed = self.plan.block_seed(-1 - index)
             with forked(seed):
                 alone = self.layout.vector(self.source.draw(1, MonteCarlo(seed, device=self.device)), None)
             if self._varies(Moments.of(alone) + Moments.of(torch.as_tensor(mean)[None])):
@@ -208,11 +208,11 @@ def prepare(
     wanted = 2 ** math.ceil(math.log2(max(replicates / 8, 1))) if replicates else LARGEST_BLOCK
     block = max(BATCHES, min(fits, wanted, BATCHES if chain.notes else LARGEST_BLOCK))
     flat = _flatten(reference, shapes)
-    words = [purpose] if flat is None else [purpose, flat.tobytes().hex()]
     plan = Plan(
         repr(problem),
         repr(estimator),
-        fingerprint(chain.weights, estimator.fitted, words=words),
+        purpose,
+        fingerprint(chain.weights, estimator.fitted, _named(flat)),
         str(chain.dtype).removeprefix("torch."),
         tuple(wrt),
         seed,
@@ -239,10 +239,14 @@ def prepare_sampler(
         )
     tensor = next(iter(first.values()))
     flat = _flatten(reference, shapes)
-    words = [purpose] if flat is None else [purpose, flat.tobytes().hex()]
     dtype = str(tensor.dtype).removeprefix("torch.")
-    plan = Plan("black box", repr(sampler), fingerprint(words=words), dtype, ("weight",), seed, BATCHES, BATCHES)
+    mark = fingerprint(_named(flat))
+    plan = Plan("black box", repr(sampler), purpose, mark, dtype, ("weight",), seed, BATCHES, BATCHES)
     return Measurement(sampler, plan, Layout.make(shapes, {}), flat, torch.device("cpu"))
+
+
+def _named(reference: Array | None) -> dict[str, Tensor]:
+    return {} if reference is None else {"reference": torch.as_tensor(reference)}
 
 
 def _flatten(reference: Mapping[Key, Array] | None, shapes: Mapping[Key, tuple[int, ...]]) -> Array | None:

@@ -81,7 +81,7 @@ class Layout:
         square, inner, norm2 = (flat - g).square_() @ member, flat @ (g[:, None] * member), flat.square() @ member
         agree = (flat * g > 0).double() @ member
         length, nonzero = (g.square() @ member).sqrt(), (g != 0).double() @ member
-        cosine = torch.where(norm2 > 0, inner / (norm2.sqrt() * length), 0.0)
+        cosine = torch.where((norm2 > 0) & (length > 0), inner / (norm2.sqrt() * length), 0.0)
         zero, descent = (norm2 == 0).double(), (inner > 0).double()
         share = agree / nonzero.clamp_min(1)
         scalars = torch.stack([square, square.square(), inner, norm2, cosine, zero, descent, share], -1)

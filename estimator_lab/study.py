@@ -33,6 +33,8 @@ def _examine(
 ) -> Finding:
     """Measures one estimator on one problem and holds it against the truth."""
     label = f"{estimator.label} on {problem.label}"
+    if progress:
+        progress(label, 0, 0)
     measurement = prepare(problem, estimator, seed=seed, wrt=wrt, reference=truth.mean, replicates=budget or 0)
     steps = (lambda done, total: progress(label, done, total)) if progress else None
     record = measurement.run(budget or measurement.default_replicates, steps)
@@ -147,6 +149,7 @@ def compare(
         raise UsageError(f"a truth belongs to one problem; {len(problems)} were given")
     if not estimators or not problems:
         raise UsageError("name at least one estimator and one problem")
+    problems = list(dict.fromkeys(problems))
     refusals = [[misfit(e, p) for e in estimators] for p in problems]
     skipped = tuple(refusal for row in refusals for refusal in row if refusal)
     count = len(problems) * len(estimators) - len(skipped)

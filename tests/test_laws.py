@@ -34,7 +34,7 @@ from estimator_lab.estimators import (
     StraightThroughGumbelSoftmax,
 )
 from estimator_lab.measurement import exact_moments, fit, measure, prepare
-from estimator_lab.noise import MonteCarlo, Noise, NoNoise, derive_seed
+from estimator_lab.noise import MonteCarlo, Noise, NoNoise
 from estimator_lab.problem import Problem
 from estimator_lab.problems import TOYS, Additive, ChainOfFour, DigitsAutoencoder, OneBit, QuadraticForm, TwoLayer
 from estimator_lab.problems.gaussian import Gaussian
@@ -265,7 +265,7 @@ def test_moments_of_a_record_are_those_of_its_draws():
     problem, estimator = TwoLayer(), DisARM()
     measurement = small_blocks(problem, estimator)
     record = measurement.run(192)
-    draws = [measurement.source.draw(64, MonteCarlo(derive_seed(repr(measurement.plan), i))) for i in range(3)]
+    draws = [measurement.source.draw(64, MonteCarlo(measurement.plan.block_seed(i))) for i in range(3)]
     for key in draws[0]:
         x = torch.cat([d[key] for d in draws]).numpy()
         np.testing.assert_allclose(record.mean(key), x.mean(0), rtol=1e-12, atol=1e-15)

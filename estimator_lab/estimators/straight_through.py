@@ -22,7 +22,7 @@ class StraightThrough(Estimator):
 
     Cost: 1 loss, 1 backward pass.
 
-    Reference: Hinton 2012 (lectures); Bengio, Léonard, Courville 2013 (arXiv:1308.3432), section 4.
+    Reference: Bengio, Léonard, Courville 2013 (arXiv:1308.3432), section 4; Hinton 2012 (lectures).
 
     Args:
         derivative: "mean" or "identity".

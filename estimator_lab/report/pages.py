@@ -124,10 +124,15 @@ def _methods(s: Story) -> list[dict[str, str]]:
 
 
 def _notes(s: Story) -> list[str]:
+    skipped: dict[str, list[str]] = {}  # by reason, with the problems
+    for line in s.diagnosis.skipped:
+        on = next((p for p in s.problems if line.endswith(f" of {p}")), "")
+        skipped.setdefault(line.removesuffix(on), []).append(on)
     notes: dict[str, list[str]] = {}
     for f in s.findings:
         for note in f.notes:
             notes.setdefault(note, []).append(pair(f))
     lines = [note if s.single else f"{listed(owners, 4)}: {note}" for note, owners in notes.items()]
-    shown, left = capped([*lines, *(f"Not measured: {p}" for p in s.diagnosis.skipped)], NOTES, "notes")
+    lines += [f"Not measured: {reason}{listed(on) if any(on) else ''}" for reason, on in skipped.items()]
+    shown, left = capped(lines, NOTES, "notes")
     return [*shown, *([f"{left}; the saved diagnosis has them all."] if left else [])]

@@ -93,7 +93,9 @@ def bias_percent(row: Row | None) -> str:
 
 def bias_interval(row: Row | None) -> str:
     """The simultaneous interval of the relative bias, in per cent."""
-    return ABSENT if row is None else between(100 * row.low, 100 * row.high)
+    if row is None or row.verdict == "exact":
+        return ABSENT if row is None else "0"
+    return between(100 * row.low, 100 * row.high)
 
 
 def bias_words(row: Row | None) -> str:

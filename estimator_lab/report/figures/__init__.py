@@ -8,7 +8,7 @@ comes with a marker, a line style or a word. To add one to the report see `estim
 
 from estimator_lab.report.figures.bias import bias, bias_by_group, bias_column
 from estimator_lab.report.figures.convergence import convergence, convergence_by_estimator, convergence_by_problem
-from estimator_lab.report.figures.cost import cost, cost_panels
+from estimator_lab.report.figures.cost import cost
 from estimator_lab.report.figures.heat import heat, heat_maps
 from estimator_lab.report.figures.spread import spread
 from estimator_lab.report.figures.strip import cost_strip, resolution
@@ -22,7 +22,6 @@ __all__ = [
     "convergence_by_estimator",
     "convergence_by_problem",
     "cost",
-    "cost_panels",
     "cost_strip",
     "heat",
     "heat_maps",

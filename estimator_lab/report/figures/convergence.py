@@ -119,7 +119,7 @@ def convergence_by_estimator(findings: Sequence[Finding], site: str = "total") -
     names, note = capped(dict.fromkeys(f.estimator_label for f in drawn), PANELS, "estimators")
     problems, fewer = capped(dict.fromkeys(f.problem_label for f in drawn), len(SERIES), "problems")
     across = 3 if len(names) in (5, 6) else 4
-    figure, axes = panels(len(names), across, 1.15 if len(names) > 4 else 2.0, sharex=True, sharey=True)
+    figure, axes = panels(len(names), across, 1.0 if len(names) > 4 else 2.0, sharex=True, sharey=True)
     for ax, name in zip(axes, names, strict=True):
         for f in drawn:
             if f.estimator_label != name:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from estimator_lab.report.figures.style import (
@@ -24,7 +23,6 @@ from estimator_lab.report.figures.style import (
     logarithmic,
     noted,
     panel,
-    panels,
     plain,
     positive,
     say,
@@ -36,7 +34,7 @@ from estimator_lab.report.reading import relative_variance, total, word
 if TYPE_CHECKING:
     from estimator_lab.finding import Finding
 
-HEIGHT = 3.35
+HEIGHT = 3.0
 SIZE = 7.4  # points, of the labels
 # offsets of a label in points and the side of it that they reach, nearest first
 PLACES = tuple(
@@ -119,17 +117,6 @@ def cost(findings: Sequence[Finding], ax: Axes | None = None) -> Axes:
     ax.set_xlabel(noted("evaluations of the loss per replicate", [gap, note], WIDTH - 1))
     ax.set_ylabel("relative variance")
     key_above(ax, verdict_keys((word(f) for f in shown), ls=""))
+    ax.grid(False)  # a line through a name would strike it out
     _label(ax, points)
     return ax
-
-
-@styled
-def cost_panels(findings: Sequence[Finding]) -> Figure:
-    """`cost` for several problems, one below the other."""
-    problems, note = capped(dict.fromkeys(f.problem_label for f in findings), 3, "problems")
-    figure, axes = panels(len(problems), 1, HEIGHT)
-    figure.supxlabel(note, fontsize=8.5)
-    for ax, problem in zip(axes, problems, strict=True):
-        cost([f for f in findings if f.problem_label == problem], ax)
-        ax.set_title(plain(problem), loc="right")
-    return figure

@@ -93,7 +93,7 @@ def unit_maps(maps: Sequence[tuple[Finding, str, str]]) -> Figure:
     tall = max(min(t.shape[0], UNITS) for each in tables.values() for t in each)
     across = min(4, len(shown)) if len(shown) not in (5, 6) else 3
     alike = len(rows) == 1 == len(tables)
-    figure, axes = panels(len(shown), across, min(max(0.1 * tall + 0.5, 0.85), 0.95), sharey=alike, sharex=alike)
+    figure, axes = panels(len(shown), across, min(max(0.1 * tall + 0.5, 0.7), 0.82), sharey=alike, sharex=alike)
     for ax, (finding, site, title) in zip(axes, shown, strict=True):
         units(finding, site, ax, rows.get(site))
         ax.set_title(plain(title, 21), fontsize=8)

@@ -22,16 +22,14 @@ def cost(s: Story) -> list[Block]:
         return [_price(s)]
     if s.many:
         return _strip(s)
-    drawn = figures.cost(s.findings) if len(s.problems) == 1 else figures.cost_panels(s.findings)
-    out = [text(*(_cheapest(s, p) for p in s.problems))]
-    out.append(
-        s.figure(
-            drawn,
-            "Relative variance of one replicate against evaluations of the loss per replicate, on logarithmic axes.",
-            "Variance of one replicate relative to the squared norm of the gradient, with intervals, against"
-            " evaluations of the loss. Along a dashed line the work is the same; filled: biased.",
+    out: list[Block] = []
+    for p in s.problems:
+        alt = f"Relative variance against evaluations of the loss on {p}, on logarithmic axes."
+        caption = (
+            f"{p}: variance of one replicate over the squared norm of the gradient, with intervals, against its cost."
         )
-    )
+        lines = " The work is the same along a dashed line; a filled marker is a biased estimator." if not out else ""
+        out += [text(_cheapest(s, p)), s.figure(figures.cost(s.on(p)), alt, caption + lines)]
     return [*out, *_ratios(s)]
 
 

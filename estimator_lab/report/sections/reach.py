@@ -97,7 +97,7 @@ def every_group(s: Story) -> Block:
         if everything <= LONG:
             used = everything
             for k, r in enumerate(rows):
-                owner = [] if s.single else [f.estimator_label if k == 0 else ""]
+                owner = [] if s.single else [f.estimator_label if k == 0 else muted(f.estimator_label)]
                 parts.setdefault(f.problem_label, []).append([*owner, *_line(r)])
     left = f" {everything - used} of {count(everything)} lines are left out." if used < everything else ""
     tensors = (
