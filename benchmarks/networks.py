@@ -12,7 +12,7 @@ import estimator_lab as lab
 
 @dataclass(frozen=True)
 class Classifier(lab.Problem):
-    """``sizes[0] - sizes[1] - ... - classes`` with Bernoulli layers between, random weights and inputs, cross-entropy."""
+    """``sizes[0] - sizes[1] - ... - classes`` with Bernoulli layers between, random weights and inputs."""
 
     sizes: tuple[int, ...] = (64, 32, 32, 10)
     batch: int = 32

@@ -1,7 +1,6 @@
 """Time per replicate, side by side in one run with what a user would write. Run: make bench."""
 
 import pytest
-import torch
 from networks import Classifier, loop, plain_batched, toy_loop
 
 import estimator_lab as lab

@@ -38,8 +38,10 @@ class Tally:
 
 @dataclass(frozen=True)
 class _Walk:
-    """What stays the same from the first site to the loss. (A closure that calls itself would be a reference cycle, which
-    keeps the tensors of a block until the garbage collector comes by.)
+    """What stays the same from the first site to the loss.
+
+    A closure that calls itself would do as well, but as a reference cycle it keeps the tensors of a block until the
+    garbage collector comes by.
     """
 
     weights: Weights

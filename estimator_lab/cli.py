@@ -114,16 +114,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parser().parse_args(argv)
         run = {"diagnose": _study, "compare": _study, "report": _report, "list": _list}[arguments.command]
         return run(arguments)
-    except SystemExit:  # --help and --version
+    except SystemExit:  # of --help and --version, and of rich where a reader of a list has seen enough
         return 0
     except LabError as error:
         if error.__cause__ is not None:
             _show_user_traceback(error.__cause__)
         print(f"estimator-lab: {error}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:  # the reader of a list has seen enough
-        _close_stdout()
-        return 0
     except KeyboardInterrupt:
         print("estimator-lab: interrupted", file=sys.stderr)
         return MeasurementError.exit_code
@@ -147,12 +144,6 @@ def _show_user_traceback(error: BaseException) -> None:
         print("".join(traceback.StackSummary.from_list(frames).format()), end="", file=sys.stderr)
     if frames or isinstance(error, SyntaxError):
         print("".join(told.format_exception_only()), end="", file=sys.stderr)
-
-
-def _close_stdout() -> None:
-    """Lets the interpreter's last flush go nowhere, once nobody reads."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _study(arguments: argparse.Namespace) -> int:
@@ -196,13 +187,11 @@ def _study(arguments: argparse.Namespace) -> int:
         result.save(arguments.out)
     if arguments.report:
         result.report(arguments.report)
-    try:
+    with contextlib.suppress(SystemExit):  # rich leaves by it where nobody reads on; the verdict stands
         _print(result)
         for path in (arguments.out, arguments.report):
             if path:
                 print(f"wrote {path}")
-    except BrokenPipeError:
-        _close_stdout()
     return EXIT[result.status]
 
 
@@ -237,8 +226,8 @@ def _require_writable(*paths: Path | None) -> None:
 def _report(arguments: argparse.Namespace) -> int:
     from estimator_lab.diagnosis import Diagnosis
 
-    out = arguments.out or arguments.result.with_suffix(".pdf")
     result = Diagnosis.load(arguments.result)
+    out = arguments.out or arguments.result.with_suffix(".pdf")
     if out.resolve() == arguments.result.resolve():
         raise UsageError(f"the report would replace the result {out}; name another file with --out")
     _require_writable(out)
@@ -264,15 +253,15 @@ def _list(arguments: argparse.Namespace) -> int:
 
     rows: list[tuple[str, ...]] = []
     if arguments.what == "problems":
-        rows = [
+        rows += [
             (type(p).__name__, p.label, "networks" if p in problems.NETWORKS else "toys", _first_line(type(p)))
             for p in (*problems.TOYS, *problems.NETWORKS)
         ]
-        heads = ("name", "label", "table", "what it is")
+        heads: tuple[str, ...] = ("name", "label", "table", "what it is")
     elif arguments.what == "estimators":
         names = [n for n in estimators.__all__ if inspect.isclass(getattr(estimators, n))]
         claims = {True: "unbiased", False: "biased", None: "none"}
-        rows = [
+        rows += [
             (
                 n,
                 claims[getattr(estimators, n).unbiased],
@@ -283,7 +272,8 @@ def _list(arguments: argparse.Namespace) -> int:
         ]
         heads = ("name", "claim", "sites", "what it is")
     else:
-        rows += [(f.__name__, "discrete" if f.discrete else "continuous", _first_line(f)) for f in families.FAMILIES]
+        kinds = {True: "discrete", False: "continuous"}
+        rows += [(f.__name__, kinds[f.discrete], _first_line(f)) for f in families.FAMILIES]
         heads = ("name", "kind", "what it is")
     table = Table(*heads, box=None, pad_edge=False)
     for row in rows:
@@ -312,38 +302,28 @@ def _print(result: "Diagnosis") -> None:
     if not console.is_terminal:
         console.width = 140
     tone = {"sound": "green", "violated": "red", "inconclusive": "yellow"}
-    table = Table(
-        "problem",
-        "estimator",
-        "verdict",
-        "relative bias",
-        "variance",
-        "cosine of a draw",
-        "losses",
-        "µs",
-        box=None,
-        pad_edge=False,
-    )
-    for i in (3, 4, 5, 6, 7):
-        table.columns[i].justify = "right"
+    heads = ("relative bias, %", "variance", "cosine", "losses", "µs")
+    table = Table("problem", "estimator", box=None, pad_edge=False)
+    table.add_column("verdict", no_wrap=True)
+    for head in heads:
+        table.add_column(head, no_wrap=True, justify="right")
     for f in result.findings:
         worst = max((r for r in f.rows if r.tested), key=lambda r: r.statistics["relative_bias"].value)
         bias = worst.statistics["relative_bias"]
         table.add_row(
             Text(f.problem_label), Text(f.estimator_label), Text(f"{f.verdict} ({f.status})", tone[f.status]),
-            f"{100 * bias.value:.2g} % [{100 * bias.low:.2g}, {100 * bias.high:.2g}]",
+            *(f"{100 * bias.value:.2g} [{100 * bias.low:.2g}, {100 * bias.high:.2g}]".replace(" [nan, nan]", ""),
             f"{f.total.statistics['variance'].value:.3g}", f"{f.total.statistics['mean_cosine'].value:.3f}",
-            f"{f.losses:g}", f"{1e6 * f.seconds:.3g}",
+            f"{f.losses:g}", f"{1e6 * f.seconds:.3g}"),
         )  # fmt: skip
     console.print(table)
-    for f in result.findings:
-        for note in f.notes:
-            console.print(Text(f"note: {f.estimator_label} on {f.problem_label}: {note}"))
-    for reason in result.skipped:
-        console.print(Text(f"skipped: {reason}"))
-    console.print()
-    for f in result.findings if len(result.findings) <= 12 else [f for f in result.findings if f.status != "sound"]:
-        console.print(Text(f"{f.estimator_label} on {f.problem_label}: {f.words}"))
+    console.print("per draw of the gradient; relative bias where it is largest, with a 95 % interval", style="dim")
+    lines = [f"note: {f.estimator_label} on {f.problem_label}: {note}" for f in result.findings for note in f.notes]
+    lines += [f"skipped: {reason}" for reason in result.skipped]
+    shown = result.findings if len(result.findings) <= 12 else [f for f in result.findings if f.status != "sound"]
+    lines += ["", *(f"{f.estimator_label} on {f.problem_label}: {f.words}" for f in shown)]
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
 
 
 class _Progress:

@@ -127,9 +127,12 @@ class Diagnosis:
 
     @property
     def status(self) -> str:
-        """ "violated" if any claim is, else "inconclusive" if any is undecided, else "sound"."""
+        """The worst of the findings: "violated" if any claim is, else "inconclusive" if any is undecided, else "sound"."""
         found = {f.status for f in self.findings}
         return next((s for s in ("violated", "inconclusive") if s in found), "sound")
+
+    def __repr__(self) -> str:
+        return f"<Diagnosis {self.title!r}: {len(self.findings)} findings, {self.status}>"
 
     def summary(self) -> str:
         """One line per finding, in words."""
@@ -141,9 +144,10 @@ class Diagnosis:
 
         rows = [
             {
-                "problem": f.problem_label, "estimator": f.estimator_label, "level": r.level, "name": r.name, "size": r.size,
-                "statistic": name, "value": e.value, "low": e.low, "high": e.high,
-                "p": r.p, "p_holm": r.p_holm, "verdict": r.verdict,
+                "problem": f.problem_label, "estimator": f.estimator_label, "claim": f.claim, "status": f.status,
+                "replicates": f.replicates, "losses": f.losses, "level": r.level, "name": r.name, "size": r.size,
+                "statistic": name, "value": e.value, "low": e.low, "high": e.high, "p": r.p, "p_holm": r.p_holm,
+                "verdict": r.verdict, "detectable": r.detectable, "needed": r.needed,
             }
             for f in self.findings
             for r in f.rows

@@ -49,7 +49,7 @@ class Estimator(abc.ABC):
     unbiased: bool | None = None
     families: tuple[type[Family], ...] = (Family,)
     equation: str = ""
-    fitted: Mapping[str, Tensor] = {}  # noqa: RUF012  (never mutated)
+    fitted: Mapping[str, Tensor] = {}
 
     @abc.abstractmethod
     def surrogate(self, site: Site, downstream: Downstream) -> Tensor:

@@ -54,7 +54,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Curve:
-    """Relative error of the mean of n replicates: root mean square over disjoint stretches, with their 10-90 % range."""
+    """Relative error of the mean of n replicates: root mean square over disjoint stretches, and their 10-90 % range."""
 
     n: list[int]
     error: list[float]
@@ -177,8 +177,8 @@ def check_independence(record: Record, group: Group) -> None:
     low, high = (float(stats.chi2.ppf(q, count - 1)) / (count - 1) for q in (5e-10, 1 - 5e-10))
     if not low < ratio < high:
         raise MeasurementError(
-            f"{record.plan.estimator} on {record.plan.problem}: replicates are not independent (batch means vary {ratio:.3g} times as much "
-            "as independent draws would); draw one random number per replicate, from a tensor with the replicate axis",
+            f"{record.plan.estimator} on {record.plan.problem}: replicates are not independent (batch means vary "
+            f"{ratio:.3g} times as much as independent draws would); draw one random number per replicate, from a tensor with the replicate axis",
             record,
         )
 
@@ -216,12 +216,9 @@ def find(
     for (kind, name), group in groups.items():
         is_tested = (kind, name) in tested
         one = (judged if is_tested else verdict({f"{kind} {name}": group}, margin, share)).groups[f"{kind} {name}"]
-        rows.append(
-            Row(
-                LEVELS[kind], name, group.dimension, describe(group), one.p, min(1.0, one.p_holm * pairs) if is_tested else math.nan,
-                one.word, one.low, one.high, one.detectable, one.needed, is_tested,
-            )
-        )  # fmt: skip
+        p_holm = min(1.0, one.p_holm * pairs) if is_tested else math.nan
+        described = LEVELS[kind], name, group.dimension, describe(group)
+        rows.append(Row(*described, one.p, p_holm, one.word, one.low, one.high, one.detectable, one.needed, is_tested))
     own = tuple(r for r in rows if r.tested)
     word, status, words = conclude(own, judged.word, claim, margin, alpha)
     layout = record.layout

@@ -62,7 +62,7 @@ def _load(target: str, table: Mapping[str, Any], kinds: tuple[type, ...], word: 
         known = {key.lower(): key for key in table}
         if name.lower() not in known:
             near = [known[k] for k in difflib.get_close_matches(name.lower(), known, 3, 0.5)]
-            hint = f"did you mean {' or '.join(near)}?" if near else f"see estimator-lab list {plural};"
+            hint = f"did you mean {' or '.join(near)}?" if near else f"see estimator-lab list {plural}"
             raise UsageError(f"no {word} is called {name!r}; {hint} (your own goes by file.py:Name)")
         return _make(table[known[name.lower()]], arguments, target)
     module = _module(place)

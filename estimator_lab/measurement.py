@@ -21,7 +21,7 @@ from estimator_lab.record import Layout, Record
 from estimator_lab.sampler import GradientSampler
 
 BLOCK_FLOATS = 2**22
-"""Numbers that one block may hold per tensor: sets the replicates per block, hence the memory, from the problem's size."""
+"""Numbers that one block may hold per tensor: it sets the replicates per block, hence the memory."""
 
 LARGEST_BLOCK = 2**13
 
@@ -76,8 +76,9 @@ class Measurement:
             if wrong.any():
                 where = tuple(int(i) for i in wrong.nonzero()[0])
                 raise MeasurementError(
-                    f"{plan.estimator} on {plan.problem}: {int(wrong.sum())} of {tensor.numel()} numbers of the gradient "
-                    f"{key} are NaN or infinite in block {index}, first at replicate {where[0]}, index {list(where[1:])}; "
+                    f"{plan.estimator} on {plan.problem}: {int(wrong.sum())} of {tensor.numel()} numbers of the "
+                    f"gradient {key} are NaN or infinite in block {index}, first at replicate {where[0]}, "
+                    f"index {list(where[1:])}; "
                     "look for saturated probabilities, log(0) or a division by zero there"
                 )
         reference = None if self.reference is None else torch.as_tensor(self.reference)
@@ -306,9 +307,9 @@ def exact_moments(
     """Exact mean, variance and third moment of an estimator, by a product quadrature over its own noise.
 
     Replicates are the nodes of the rule, so this runs the very code that draws. One node per piece is exact for
-    estimators that are piecewise constant in their uniform numbers (score-function and antithetic ones, straight-through
-    on Bernoulli units); smooth ones need 20 to 200 nodes per piece on one or two units. Learned parts are fitted with the
-    same exact expectation.
+    estimators that are piecewise constant in their uniform numbers (score-function and antithetic ones,
+    straight-through on Bernoulli units); smooth ones need 20 to 200 nodes per piece on one or two units. Learned parts
+    are fitted with the same exact expectation.
 
     Args:
         problem: what is differentiated; small, since the grid has (pieces x nodes)^(numbers drawn) points.
@@ -341,7 +342,8 @@ def _integrate(chain: Chain, nodes: int) -> dict[Key, Moments]:
     if learn.total > GRID_LIMIT:
         raise TooLarge(
             f"exact moments of {chain.estimator!r} on {chain.problem!r} need a grid of {learn.total:.3g} points for "
-            f"{len(learn.sizes)} random numbers, more than {GRID_LIMIT}; use fewer nodes or units, or sample with estimator_lab.measure"
+            f"{len(learn.sizes)} random numbers, more than {GRID_LIMIT}; use fewer nodes or units, or sample with "
+            "estimator_lab.measure"
         )
     total: dict[Key, Moments] = {}
     weight = 0.0

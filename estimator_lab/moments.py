@@ -66,7 +66,7 @@ class Moments:
 
     @property
     def variance(self) -> Array:
-        """Unbiased variance of one draw, ``m2 / (weight - 1)``; for moments of unit weight (quadrature) ``m2`` itself."""
+        """Unbiased variance of one draw, ``m2 / (weight - 1)``; of quadratures, whose weight is one, ``m2`` itself."""
         return self.m2 / (self.weight - 1) if self.weight > 1.5 else self.m2 / self.weight
 
     @property
@@ -88,8 +88,8 @@ class Batches:
 
     Leaf i holds the mean of replicates ``[i size, (i + 1) size)``. Node (level, j) is the mean of its two children at
     level - 1. A set of leaves is kept as the fewest nodes that cover it, no coarser than the level at which between 32
-    and 63 of them would cover it. This form depends on the set of leaves only: however the draws were split over workers,
-    the same nodes arise from the same additions, hence the same bytes.
+    and 63 of them would cover it. This form depends on the set of leaves only: however the draws were split over
+    workers, the same nodes arise from the same additions, hence the same bytes.
 
     Attributes:
         nodes: mean vectors ``[d]`` by (level, index).

@@ -59,7 +59,7 @@ class MonteCarlo(Noise):
         """Uniform draws, kept inside the open interval by half a step of the generator's grid."""
         self.used = True
         u = torch.rand(like.shape, generator=self.generator, dtype=like.dtype, device=like.device)
-        # torch draws multiples of 2^-53 (2^-24 in float32) from [0, 1). Zero is the one value that a logarithm cannot take.
+        # torch draws multiples of 2^-53 (2^-24 in float32) from [0, 1); of these, no logarithm can be taken of zero.
         return u.clamp_(min=torch.finfo(like.dtype).eps / 4)
 
     def normal(self, like: Tensor, axis: int) -> Tensor:
@@ -80,8 +80,8 @@ class ProductRule(Noise):
 
     A uniform number is integrated by Gauss-Legendre nodes on every piece between its jumps, a normal number by
     Gauss-Hermite nodes. With one node per piece the rule is exact for functions that are constant on the pieces; smooth
-    functions converge geometrically in ``nodes``. The number of replicates is the product over all numbers asked for, so
-    the rule is for a handful of units.
+    functions converge geometrically in ``nodes``. The number of replicates is the product over all numbers asked for,
+    so the rule is for a handful of units.
 
     Use: walk once with ``ProductRule(nodes)`` and one replicate to learn ``sizes``, then with the replicates
     ``start..stop`` of ``ProductRule(nodes, sizes, start, stop)``; ``weight`` then holds one weight per replicate.

@@ -25,7 +25,8 @@ class Layout:
 
     Attributes:
         shapes: shape of each gradient, in the order of the vector.
-        groups: keys that make up each group: ``("unit", site)``, ``("layer", site)``, ``("weight", name)``, ``("total", ...)``.
+        groups: keys that make up each group: ``("unit", site)``, ``("layer", site)``, ``("weight", name)`` and
+            ``("total", "weights")``, or ``("total", "units")`` where weights are not measured.
     """
 
     shapes: Mapping[Key, tuple[int, ...]]
@@ -72,7 +73,7 @@ class Layout:
         return {name: start + i for i, name in enumerate(SCALARS)}
 
     def vector(self, draws: Mapping[Key, Tensor], reference: Tensor | None) -> Tensor:
-        """Draws ``[R, ...]`` as one matrix ``[R, d + scalars]``; the scalars only where there is a reference ``[d]``."""
+        """Draws ``[R, ...]`` as one matrix ``[R, d + scalars]``; scalars only where there is a reference ``[d]``."""
         flat = torch.cat([draws[k].reshape(len(draws[k]), -1) for k in self.shapes], 1).double()
         if reference is None:
             return flat
@@ -135,7 +136,8 @@ class Record:
             raise UsageError(f"records of different plans cannot be joined: {self.plan!r} and {other.plan!r}")
         if self.stop != other.start:
             raise UsageError(
-                f"records join only if adjacent and in order: blocks {self.start}..{self.stop} and {other.start}..{other.stop}"
+                "records join only if adjacent and in order: "
+                f"blocks {self.start}..{self.stop} and {other.start}..{other.stop}"
             )
         return type(self)(
             self.plan,

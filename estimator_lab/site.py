@@ -40,7 +40,7 @@ class SiteSpec:
 class Site:
     """One stochastic layer in one walk: its law, its parameters, and random numbers.
 
-    ``lead`` below stands for the axes ``[*extra, K, R, B]``: axes that estimators prepended, paths, replicates, examples.
+    ``lead`` below stands for the axes ``[*extra, K, R, B]``: what estimators prepended, paths, replicates, examples.
 
     Attributes:
         spec: name, family and units.

@@ -121,8 +121,8 @@ def compare(
 ) -> Diagnosis:
     """Several estimators on the same problems, with variance ratios to the first of them.
 
-    Pairs whose family does not fit are skipped and named in ``skipped``; if nothing is left, that is an error. The other
-    arguments are those of ``diagnose``.
+    Pairs whose family does not fit are skipped and named in ``skipped``; if nothing is left, that is an error. The
+    other arguments are those of ``diagnose``.
 
     Args:
         estimators: what to compare.

@@ -40,6 +40,7 @@ def test_the_truth_is_the_same(problem):
 
 @pytest.mark.parametrize("estimator", lab.estimators.ESTIMATORS, ids=repr)
 def test_diagnosis_runs(estimator):
-    problem = lab.problems.GaussianCosine() if isinstance(estimator, lab.estimators.Pathwise) else lab.problems.TwoLayer()
+    continuous = isinstance(estimator, lab.estimators.Pathwise)
+    problem = lab.problems.GaussianCosine() if continuous else lab.problems.TwoLayer()
     found = lab.diagnose(estimator, on=OnGpu(problem), budget=4096)
     assert found.status != "violated"

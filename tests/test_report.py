@@ -19,10 +19,17 @@ import pypdf
 import pytest
 
 from estimator_lab.diagnosis import Diagnosis, Ratio
+from estimator_lab.diagnosis import ratios as compared
 from estimator_lab.finding import Curve, Finding, Row, UnitMap
-from estimator_lab.report import figures, pages, render, write
+from estimator_lab.report import figures, pages, reading, render, sections, write
+from estimator_lab.report.figures.style import capped
+from estimator_lab.report.figures.units import UNITS
 from estimator_lab.report.legible import legible
 from estimator_lab.report.rounding import last_digit, p_value, rounded
+from estimator_lab.report.sections import reach, summary
+from estimator_lab.report.story import Story
+from estimator_lab.report.verdict import verdict
+from estimator_lab.report.wording import between, some_of
 from estimator_lab.statistics import Estimate
 
 NAN = math.nan
@@ -239,7 +246,7 @@ def make_overview(estimators: int = 17, problems: int = 12) -> Diagnosis:
                     about={**ABOUT, "name": label},
                 )
             )
-    return make_diagnosis(*found, title="Seventeen estimators on twelve toy problems")
+    return make_diagnosis(*found, title="Seventeen estimators on twelve toy problems", ratios=compared(tuple(found)))
 
 
 KEPT = ("Exact", "REINFORCE", "Straight-through", "mean field", "MyEstimator(k=3)")
@@ -309,8 +316,8 @@ def single_pdf(single: Diagnosis) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def overview_pdf() -> bytes:
-    return render(make_diagnosis(*[f for f in make_overview(17, 4).findings if f.estimator_label in KEPT]))
+def overview() -> tuple[pypdf.PdfReader, str]:
+    return read(render(make_diagnosis(*[f for f in make_overview(17, 4).findings if f.estimator_label in KEPT])))
 
 
 def test_two_renders_are_the_same_bytes(single: Diagnosis, single_pdf: bytes) -> None:
@@ -318,10 +325,10 @@ def test_two_renders_are_the_same_bytes(single: Diagnosis, single_pdf: bytes) ->
     assert render(single) == single_pdf
 
 
-def test_a_saved_diagnosis_renders_to_the_same_bytes(single: Diagnosis, tmp_path: Path) -> None:
+def test_a_saved_diagnosis_renders_to_the_same_bytes(single: Diagnosis, single_pdf: bytes, tmp_path: Path) -> None:
     path = tmp_path / "saved.json"
     single.save(path)
-    assert render(Diagnosis.load(path)) == render(Diagnosis.load(path))
+    assert render(Diagnosis.load(path)) == single_pdf
 
 
 def test_structure_of_one_finding(single_pdf: bytes) -> None:
@@ -354,29 +361,31 @@ def test_structure_of_one_finding(single_pdf: bytes) -> None:
     assert "estimator-lab diagnose rebar" in text and "Tucker et al. 2017" in text and "Drawn in float64." in text
 
 
-def test_structure_of_many_findings(overview_pdf: bytes) -> None:
-    reader, text = read(overview_pdf)
+def test_structure_of_many_findings(overview: tuple[pypdf.PdfReader, str]) -> None:
+    reader, text = overview
     titles = outline(reader)
     assert any("Problem by problem" in t for t in titles)
     for toy in TOYS[:4]:
         assert any(toy in t for t in titles)
     assert "claims of unbiasedness violated" in text and "MyEstimator(k=3) on one bit: relative bias" in text
-    assert "Straight-through (4 of 4)" in text and "not on the logarithmic axis, error zero" in text
+    assert (
+        "and found so Straight-through and mean field. " in text and "not on the logarithmic axis, error zero" in text
+    )
 
 
 def test_a_violated_claim_is_said_first() -> None:
     wrong = make_finding(estimator="Wrong", beta=0.3)
     right = make_finding(estimator="Right")
-    verdict = pages.build(make_diagnosis(wrong, right)).data["verdict"]
-    assert verdict["tone"] == "bad" and verdict["headline"] == "1 of 2 claims of unbiasedness violated."
-    assert verdict["blocks"][0]["head"] == "Claim violated" and verdict["blocks"][0]["lines"][0].startswith(
+    said = verdict(Story(make_diagnosis(wrong, right)))
+    assert said["tone"] == "bad" and said["headline"] == "1 of 2 claims of unbiasedness violated."
+    assert said["blocks"][0]["head"] == "Claim violated" and said["blocks"][0]["lines"][0].startswith(
         "Wrong on two layers: relative bias 3"
     )
-    assert verdict["blocks"][1] == {"head": "Unbiased as claimed", "tone": "good", "lines": ["Right."]}
+    assert said["blocks"][1] == {"head": "Unbiased as claimed", "tone": "good", "lines": ["Right."]}
 
 
 @pytest.mark.parametrize(
-    ("claim", "verdict", "said"),
+    ("claim", "word", "said"),
     [
         (True, "biased", "violated"),
         (True, "exact", "as claimed"),
@@ -386,8 +395,8 @@ def test_a_violated_claim_is_said_first() -> None:
         (None, "biased", "no claim"),
     ],
 )
-def test_standing(claim: bool | None, verdict: str, said: str) -> None:
-    assert pages.standing(make_finding(claim=claim, verdict=verdict)) == said
+def test_standing(claim: bool | None, word: str, said: str) -> None:
+    assert reading.standing(make_finding(claim=claim, verdict=word)) == said
 
 
 HOSTILE = '#panic() $x^2$ _a_ *b* \\ "q" <tag> &amp; @ref `r` ] } 日本 \U0001f600 \x07 \u202e // /* \n tab\t $\\frac{$'
@@ -479,6 +488,65 @@ def test_infinite_and_empty() -> None:
     assert "Nothing was measured." in read(render(make_diagnosis()))[1]
 
 
+def test_the_undecided_are_grouped_by_estimator() -> None:
+    found = [make_finding(p, e, noise=60.0) for e in ("A", "B") for p in TOYS[:9]]
+    assert {f.verdict for f in found} == {"undecided"}
+    blocks = {b["head"]: b["lines"] for b in verdict(Story(make_diagnosis(*found)))["blocks"]}
+    lines = blocks["Undecided after 65\u202f536 replicates"]
+    assert [line.split(":")[0] for line in lines] == ["A on all 9 problems", "B on all 9 problems"]
+    assert not any("more" in line for line in lines)
+
+
+def test_many_violations_have_a_line_for_each_estimator() -> None:
+    found = [make_finding(p, e, beta=0.3) for e in ("A", "B") for p in TOYS[:5]]
+    (block,) = [b for b in verdict(Story(make_diagnosis(*found)))["blocks"] if b["tone"] == "bad"]
+    assert len(block["lines"]) == 2 and all(
+        line[1:].startswith(" on all 5 problems; most on") for line in block["lines"]
+    )
+
+
+def test_some_of_names_the_fewer() -> None:
+    every = list("abcdef")
+    assert some_of("abc", every, "problem") == "a, b and c" and some_of(every, every, "problem") == "all 6 problems"
+    assert some_of("abcde", every, "problem") == "all problems but f" and some_of("a", "a", "problem") == "a"
+
+
+def test_an_interval_without_width_is_said_once() -> None:
+    assert between(20.2301, 20.2301) == "20.2" and between(1.0, 2.0) == "1.00 to 2.00"
+    still = make_finding(estimator="Still", noise=0.0, beta=0.202301, claim=False)
+    data = json.dumps(pages.build(make_diagnosis(still)).data, ensure_ascii=False)
+    assert "20.2" in data and "20.23" not in data and "20.2 to" not in data
+
+
+def test_a_report_of_many_findings_has_a_cover(overview: tuple[pypdf.PdfReader, str], single_pdf: bytes) -> None:
+    reader, _ = overview
+    first, second = (" ".join(reader.pages[k].extract_text().split()) for k in (0, 1))
+    assert "Contents" in first and "Results for every group" in first and "1 Summary" in second
+    assert "Contents" not in pypdf.PdfReader(io.BytesIO(single_pdf)).pages[0].extract_text()
+
+
+def test_a_figure_joins_the_report_by_one_line(single: Diagnosis, monkeypatch: pytest.MonkeyPatch) -> None:
+    def new(findings: tuple[Finding, ...]) -> matplotlib.axes.Axes:
+        """A new look at it.
+
+        Not in the caption.
+        """
+        return figures.bias(findings[0])
+
+    monkeypatch.setattr(pages, "CHAPTERS", (sections.Chapter("New", sections.plate(new)),))
+    built = pages.build(single)
+    (section,) = built.data["sections"]
+    assert section["title"] == "New" and section["blocks"][0]["caption"] == "A new look at it."
+    assert list(built.figures) == [section["blocks"][0]["file"]]
+
+
+def test_few_problems_have_variance_against_cost_each() -> None:
+    found = [make_finding(p, e, noise=n) for p in TOYS[:2] for e, n in (("A", 1.0), ("B", 3.0))]
+    built = pages.build(make_diagnosis(*found))
+    (cost,) = [c for c in built.data["sections"] if c["title"] == "Variance against cost"]
+    assert [b["caption"].split(":")[0] for b in cost["blocks"] if b["kind"] == "figure"] == list(TOYS[:2])
+
+
 def test_an_estimated_truth_is_said() -> None:
     _, text = read(render(make_diagnosis(make_finding(truth_error=0.0123))))
     assert "The truth is itself estimated" in text and "1.23 %" in text and "estimated: 65536 replicates" in text
@@ -491,16 +559,18 @@ def test_equal_labels_are_told_apart() -> None:
 
 
 def test_what_is_left_out_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "LONG", 10)
-    monkeypatch.setattr(pages, "SECTIONS", 2)
+    monkeypatch.setattr(reach, "LONG", 10)
+    monkeypatch.setattr(summary, "PROBLEMS", 2)
     diagnosis = make_overview(2, 5)
     data = pages.build(diagnosis).data
-    lines = sum(len(f.rows) for f in diagnosis.findings)
+    lines = sum(r.tested or r.level == "total" for f in diagnosis.findings for r in f.rows)
+    tensors = sum(len(f.rows) for f in diagnosis.findings) - lines
     kept = sum(len(p["rows"]) for p in data["all"]["parts"])
-    assert kept <= 10 and f"{lines - kept} of {lines} lines are left out" in data["all"]["caption"]
+    assert 0 < kept <= 10 and f"{lines - kept} of {lines} lines are left out" in data["all"]["caption"]
+    assert f"{tensors} lines of single tensors" in data["all"]["caption"]
     assert "3 of 5 problems left out" in json.dumps(data["sections"])
-    assert figures.capped(range(5), 3, "panels") == ([0, 1, 2], "2 of 5 panels left out")
-    assert figures.capped(range(3), 3, "panels") == ([0, 1, 2], "")
+    assert capped(range(5), 3, "panels") == ([0, 1, 2], "2 of 5 panels left out")
+    assert capped(range(3), 3, "panels") == ([0, 1, 2], "")
 
 
 def test_write_replaces_the_file_or_leaves_it(
@@ -534,7 +604,7 @@ PANEL = {
     "heat": lambda d, ax: figures.heat(d.findings, "snr", ax),
     "units": lambda d, ax: figures.units(d.findings[0], "h1", ax),
     "cost": lambda d, ax: figures.cost(d.findings, ax),
-    "cost_strip": lambda d, ax: figures.cost_strip(d.findings, ax),
+    "cost_strip": lambda d, ax: figures.cost_strip(d.findings, d.ratios, ax),
     "resolution": lambda d, ax: figures.resolution(d.findings, ax),
     "spread": lambda d, ax: figures.spread(d.findings[0], ax),
 }
@@ -544,15 +614,14 @@ SEVERAL = {
     "convergence_by_problem": figures.convergence_by_problem,
     "heat_maps": figures.heat_maps,
     "unit_maps": lambda found: figures.unit_maps([(f, "h1", f.estimator_label) for f in found]),
-    "cost_panels": figures.cost_panels,
+    "bias_column": figures.bias_column,
 }
 
 
 @pytest.fixture(scope="module")
 def pair() -> Diagnosis:
-    return make_diagnosis(
-        make_finding(), make_finding(estimator="Straight-through", claim=False, beta=0.3, noise=0.5, losses=1.0)
-    )
+    found = make_finding(), make_finding(estimator="Straight-through", claim=False, beta=0.3, noise=0.5, losses=1.0)
+    return make_diagnosis(*found, ratios=compared(found))
 
 
 @pytest.mark.parametrize("name", PANEL)
@@ -578,8 +647,8 @@ def test_figures_with_panels(name: str, pair: Diagnosis) -> None:
 
 
 def test_a_figure_says_how_many_panels_it_left_out(pair: Diagnosis) -> None:
-    figure = figures.unit_maps([(pair.findings[0], "h1", str(k)) for k in range(20)])
-    assert "4 of 20 maps left out" in figure.get_supxlabel()
+    figure = figures.unit_maps([(pair.findings[0], "h1", str(k)) for k in range(24)])
+    assert "4 of 24 maps left out" in figure.get_supxlabel()
 
 
 def test_no_point_vanishes_from_a_logarithmic_axis() -> None:
@@ -589,17 +658,42 @@ def test_no_point_vanishes_from_a_logarithmic_axis() -> None:
     assert "no variance" in figures.spread(f).get_xlabel()
 
 
+def test_names_in_the_cost_figure_do_not_collide() -> None:
+    found = [make_finding(estimator=name, noise=noise, losses=losses) for name, _, _, noise, losses, _ in TABLE[1:15]]
+    ax = figures.cost(found)
+    ax.figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert len(boxes) == 14
+    for k, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:k])
+        assert ax.figure.bbox.x0 <= box.x0 and box.x1 <= ax.figure.bbox.x1
+
+
+def test_no_noise_does_not_drive_the_scale_of_the_heat_map() -> None:
+    found = [make_finding(estimator="Noisy"), make_finding(estimator="Still", noise=0.0, beta=0.2, claim=False)]
+    ax = figures.heat(found, "snr")
+    low, high = ax.collections[0].get_clim()
+    assert -100 < low < high < 100 and [t.get_text() for t in ax.get_legend().get_texts()] == ["no noise"]
+
+
+def test_the_convergence_axis_holds_what_is_not_zero() -> None:
+    exact = make_finding(estimator="Exact", noise=0.0)
+    figure = figures.convergence_by_problem([exact, make_finding(estimator="Noisy", noise=1.0)])
+    low, high = figure.axes[0].get_ylim()
+    assert high / low < 1e4 and "Exact" in figure.get_supxlabel()
+
+
 def test_units_by_strength() -> None:
     f = make_finding(units=300, batch=1, sites=1)
     kept = figures.strongest([figures.standardised(f, "h1")])
     t = np.abs(figures.standardised(f, "h1"))[:, 0]
-    assert len(kept) == figures.UNITS and (np.diff(kept) > 0).all()
+    assert len(kept) == UNITS and (np.diff(kept) > 0).all()
     assert t[kept].min() >= np.delete(t, kept).max()
-    assert f"{300 - figures.UNITS} of 300 units left out" in figures.units(f, "h1").get_xlabel().replace("\n", " ")
+    assert f"{300 - UNITS} of 300 units left out" in figures.units(f, "h1").get_xlabel().replace("\n", " ")
 
 
 def test_relative_variance_is_the_one_put_in() -> None:
-    value, low, high = figures.relative_variance(figures.total(make_finding(noise=3.0)))
+    value, low, high = reading.relative_variance(reading.total(make_finding(noise=3.0)))
     assert value == pytest.approx(9.0) and low < 9 < high
 
 

@@ -17,7 +17,8 @@ class MeanField(Estimator):
 
     Cost: 1 loss, 1 backward pass, no sampling noise.
 
-    Reference: mean propagation, for example Bengio, Léonard, Courville 2013 (arXiv:1308.3432), the deterministic baseline.
+    Reference: Bengio, Léonard, Courville 2013 (arXiv:1308.3432), the deterministic baseline; also called mean
+    propagation.
     """
 
     unbiased = False

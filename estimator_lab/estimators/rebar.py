@@ -19,8 +19,8 @@ class Rebar(Estimator):
     Noisy logits z with hard value b = H(z), and z' drawn given b; c(z) is the loss of the relaxed value, later sites at
     their means: ``(f(b) - eta c(z')) s + eta dc(z)/dtheta - eta dc(z')/dtheta``.
 
-    Bias: none for every temperature and eta: E[c(z') s] + E[dc(z')/dtheta given b] is the gradient of E[c(z')] = E[c(z)],
-    which the second term restores. The relaxations' gradients are taken with respect to this site's theta only, so that
+    Bias: none for every temperature and eta: E[c(z') s] + E[dc(z')/dtheta given b] is the gradient of
+    E[c(z')] = E[c(z)], which the second term restores. The relaxations' gradients are taken with respect to this site's theta only, so that
     the control variate leaks into no weight and no other site. The loss must accept values outside of the support.
 
     Cost: 3 losses, 2 backward passes.
@@ -40,7 +40,10 @@ class Rebar(Estimator):
 
     unbiased = True
     families = (Discrete,)
-    equation = "hat(g) = (f(b) - eta c(tilde(z))) nabla_theta log p_theta (b) + eta nabla_theta c(z) - eta nabla_theta c(tilde(z))"
+    equation = (
+        "hat(g) = (f(b) - eta c(tilde(z))) nabla_theta log p_theta (b)"
+        " + eta nabla_theta c(z) - eta nabla_theta c(tilde(z))"
+    )
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:

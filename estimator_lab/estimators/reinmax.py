@@ -32,7 +32,8 @@ class ReinMax(Estimator):
         """The loss at the sample, with the second-order Jacobian."""
         value, mean, theta = site.sample(), site.mean, site.theta
         if isinstance(site.family, Bernoulli):
-            # one logit: J has the single entry m (1 - m), and 2 m (1 - m) - p q / 2 = (b - 1/2)(b - p) at m = (p + b) / 2
+            # one logit: J has the single entry m (1 - m), and at m = (p + b) / 2
+            # 2 m (1 - m) - p (1 - p) / 2 = (b - 1/2)(b - p)
             slope = (value - 0.5) * (value - mean.detach())
             through = slope * theta
         else:

@@ -18,7 +18,7 @@ class StraightThrough(Estimator):
     For a Bernoulli unit: ``f'(b) p (1 - p)`` or ``f'(b)``.
 
     Bias: "mean" is exact for f multilinear in the units of one layer; a quadratic a x^2 + c x in one Bernoulli unit is
-    off by a p (1 - p) (2 p - 1). "identity" has another scale for every unit as well. Both need f'(b) to mean something.
+    off by a p (1 - p) (2 p - 1). "identity" has another scale for every unit as well. Both need a meaningful f'(b).
 
     Cost: 1 loss, 1 backward pass.
 

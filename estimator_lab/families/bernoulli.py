@@ -47,7 +47,7 @@ class Bernoulli(Discrete):
         return torch.stack([value, 1 - value])
 
     def jumps(self, theta: Tensor) -> Tensor:
-        """p."""
+        """The probability p."""
         return theta.sigmoid().unsqueeze(-1)
 
     def perturb(self, theta: Tensor, uniform: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class Bernoulli(Discrete):
         return theta + uniform.log() - (-uniform).log1p()
 
     def perturb_jumps(self, theta: Tensor) -> Tensor:
-        """p and 1 - p, in order: where 1[u > 1 - p] and its antithetic twin 1[u < p] jump."""
+        """The numbers p and 1 - p, in order: where 1[u > 1 - p] and its antithetic twin 1[u < p] jump."""
         low = (-theta.abs()).sigmoid()
         return torch.stack([low, 1 - low], -1)
 

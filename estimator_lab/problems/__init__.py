@@ -1,4 +1,4 @@
-"""Problems, one per file; the tables ``TOYS`` and ``NETWORKS`` are what reports, tests and the command line run over."""
+"""Problems, one per file; the tables ``TOYS`` and ``NETWORKS`` are what reports and tests run over."""
 
 from estimator_lab.problem import Problem
 from estimator_lab.problems.additive import Additive

@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from estimator_lab.report.figures.style import capped
 from estimator_lab.report.legible import legible
 from estimator_lab.report.rounding import count, rounded
-from estimator_lab.report.sections import CHAPTERS, every_group
+from estimator_lab.report.sections import CHAPTERS
+from estimator_lab.report.sections.reach import every_group
 from estimator_lab.report.story import Story
 from estimator_lab.report.verdict import verdict
 from estimator_lab.report.wording import listed, pair, percent, plural
@@ -44,7 +45,7 @@ def build(diagnosis: Diagnosis) -> Pages:
         "title": diagnosis.title,
         "subtitle": _subtitle(s) if s.findings else "",
         "date": diagnosis.created[:10],
-        "digest": diagnosis.digest,
+        "digest": s.digest,
         "facts": _facts(s),
         "verdict": verdict(s),
         "cover": len(s.findings) >= COVER,
@@ -92,7 +93,7 @@ def _facts(s: Story) -> list[list[str]]:
     seeds = sorted({f.seed for f in s.findings})
     facts = [["Estimators", count(len(s.estimators))], ["Problems", count(len(s.problems))]] if not s.single else []
     return [
-        ["Digest", s.diagnosis.digest[:8]],
+        ["Digest", s.digest[:8]],
         ["Date", s.diagnosis.created[:10]],
         *facts,
         ["Replicates", count(drawn[0]) if len(drawn) == 1 else f"{count(drawn[0])} – {count(drawn[-1])}"],

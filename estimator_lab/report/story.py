@@ -46,6 +46,7 @@ class Story:
             for f in diagnosis.findings
         )
         self.diagnosis = diagnosis
+        self.digest = diagnosis.digest
         self.problems = list(dict.fromkeys(f.problem_label for f in self.findings))
         self.estimators = list(dict.fromkeys(f.estimator_label for f in self.findings))
         self.figures: dict[str, Figure] = {}

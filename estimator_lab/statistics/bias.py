@@ -178,7 +178,7 @@ def replicates_needed(group: Group, margin: float, alpha: float, power: float) -
         return group.replicates
     if group.pairing.batches < FEWEST_BATCHES or not (norm := truth_norm(group)) > 0:
         return 0
-    trace, trace2, rho = group.pairing.difference.spectrum
+    _, trace2, rho = group.pairing.difference.spectrum
     threshold = float(stats.norm.ppf(power)) * np.sqrt(2 * trace2)
     square = _required(float(threshold), float(stats.norm.isf(alpha)), trace2, rho)
     return int(np.ceil(group.replicates * square / (margin * norm) ** 2))

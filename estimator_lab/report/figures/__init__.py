@@ -6,29 +6,19 @@ has no place for is named in a note under that axis, and so is what exceeds a li
 comes with a marker, a line style or a word. To add one to the report see `estimator_lab.report.sections`.
 """
 
-from estimator_lab.report.figures.bias import bias, bias_by_group, bias_column
-from estimator_lab.report.figures.convergence import convergence, convergence_by_estimator, convergence_by_problem
-from estimator_lab.report.figures.cost import cost
-from estimator_lab.report.figures.heat import heat, heat_maps
-from estimator_lab.report.figures.spread import spread
-from estimator_lab.report.figures.strip import cost_strip, resolution
-from estimator_lab.report.figures.units import standardised, strongest, unit_maps, units
-
-__all__ = [
-    "bias",
-    "bias_by_group",
-    "bias_column",
-    "convergence",
-    "convergence_by_estimator",
-    "convergence_by_problem",
-    "cost",
-    "cost_strip",
-    "heat",
-    "heat_maps",
-    "resolution",
-    "spread",
-    "standardised",
-    "strongest",
-    "unit_maps",
-    "units",
-]
+from estimator_lab.report.figures.bias import bias as bias
+from estimator_lab.report.figures.bias import bias_by_group as bias_by_group
+from estimator_lab.report.figures.bias import bias_column as bias_column
+from estimator_lab.report.figures.convergence import convergence as convergence
+from estimator_lab.report.figures.convergence import convergence_by_estimator as convergence_by_estimator
+from estimator_lab.report.figures.convergence import convergence_by_problem as convergence_by_problem
+from estimator_lab.report.figures.cost import cost as cost
+from estimator_lab.report.figures.heat import heat as heat
+from estimator_lab.report.figures.heat import heat_maps as heat_maps
+from estimator_lab.report.figures.spread import spread as spread
+from estimator_lab.report.figures.strip import cost_strip as cost_strip
+from estimator_lab.report.figures.strip import resolution as resolution
+from estimator_lab.report.figures.units import standardised as standardised
+from estimator_lab.report.figures.units import strongest as strongest
+from estimator_lab.report.figures.units import unit_maps as unit_maps
+from estimator_lab.report.figures.units import units as units

@@ -14,22 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from estimator_lab.report.figures.style import (
-    INK,
-    LINES,
-    MUTED,
-    VERDICTS,
-    WIDTH,
-    capped,
-    key_above,
-    named_lines,
-    noted,
-    panel,
-    panels,
-    plain,
-    styled,
-    verdict_keys,
-)
+from estimator_lab.report.figures import style
 from estimator_lab.report.reading import estimate, group_name, groups, relative_bias, shows_bias, total
 from estimator_lab.report.rounding import rounded
 
@@ -44,7 +29,7 @@ PITCH, AXIS = 12.0, 15.0  # points: the height of its lines, and of the axis und
 def _scale(ax: Axes, top: float, margin: float, ticks: int = 5) -> None:
     """The x axis of relative biases, in per cent; the margin is shaded."""
     ax.axvspan(0, margin, color="#e9f1f7", lw=0, zorder=0)
-    ax.axvline(0, color=INK, lw=0.7, zorder=1)
+    ax.axvline(0, color=style.INK, lw=0.7, zorder=1)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: rounded(100 * float(v), most=2)))
     if top <= 2 * margin:  # nothing beyond: the linear part is all there is
         ax.xaxis.set_major_locator(MaxNLocator(ticks - 1, steps=[1, 2, 2.5, 5, 10]))
@@ -74,7 +59,7 @@ def _forest(ax: Axes, rows: Sequence[Row | None], margin: float, top: float, tic
         value = relative_bias(row)
         if row is None or not math.isfinite(value):
             words = "no such group" if row is None else f"not estimable ({row.verdict})"
-            ax.text(0.03, y, words, transform=ax.get_yaxis_transform(), va="center", fontsize=7, color=MUTED)
+            ax.text(0.03, y, words, transform=ax.get_yaxis_transform(), va="center", fontsize=7, color=style.MUTED)
             continue
         marks.setdefault((row.verdict, shows_bias(row)), []).append((y, min(value, top)))
         if math.isfinite(row.low):
@@ -86,9 +71,9 @@ def _forest(ax: Axes, rows: Sequence[Row | None], margin: float, top: float, tic
     ax.plot([x for _, x in floors], [y for y, _ in floors], zorder=2, **{**FLOOR, "label": ""})
     for verdict, lines in bars.items():
         ys, lows, highs = zip(*lines, strict=True)
-        ax.hlines(ys, lows, highs, color=VERDICTS[verdict][0], lw=1.4, zorder=3)
+        ax.hlines(ys, lows, highs, color=style.VERDICTS[verdict][0], lw=1.4, zorder=3)
     for (verdict, found), points in marks.items():
-        colour, marker, _ = VERDICTS[verdict]
+        colour, marker, _ = style.VERDICTS[verdict]
         ys, xs = zip(*points, strict=True)
         ax.plot(xs, ys, marker, color=colour, mfc=colour if found else "white", ms=4.5, zorder=4, clip_on=False)
     _scale(ax, top, margin, ticks)
@@ -96,42 +81,42 @@ def _forest(ax: Axes, rows: Sequence[Row | None], margin: float, top: float, tic
 
 def _key(rows: Iterable[Row | None]) -> list[Line2D]:
     present = [r for r in rows if r is not None]
-    handles = verdict_keys((r.verdict for r in present), lw=1.4)
+    handles = style.verdict_keys((r.verdict for r in present), lw=1.4)
     seen = any(estimate(r, "noise_floor")[0] > 0 for r in present)
     return [*handles, Line2D([], [], **FLOOR)] if seen else handles
 
 
-@styled
+@style.styled
 def bias(finding: Finding, ax: Axes | None = None, margin: float = 0.05) -> Axes:
     """Relative bias of every tested group of one finding, with intervals; groups from top to bottom."""
-    rows, note = capped(groups(finding), LINES, "groups")
-    ax = panel(ax, WIDTH, 0.24 * max(len(rows), 2) + 0.95)
+    rows, note = style.capped(groups(finding), style.LINES, "groups")
+    ax = style.panel(ax, style.WIDTH, 0.24 * max(len(rows), 2) + 0.95)
     _forest(ax, rows, margin, _top(rows))
-    named_lines(ax, map(group_name, rows))
-    ax.set_xlabel(noted("relative bias (%)", [note], WIDTH - 1))
-    key_above(ax, _key(rows))
+    style.named_lines(ax, map(group_name, rows))
+    ax.set_xlabel(style.noted("relative bias (%)", [note], style.WIDTH - 1))
+    style.key_above(ax, _key(rows))
     return ax
 
 
-@styled
+@style.styled
 def bias_by_group(findings: Sequence[Finding], margin: float = 0.05) -> Figure:
     """Relative biases of several estimators on one problem: a panel for each group, a line for each estimator."""
-    names, fewer = capped(dict.fromkeys(group_name(r) for f in findings for r in groups(f)), 12, "groups")
-    lines, fewer_lines = capped(findings, LINES, "estimators")
+    names, fewer = style.capped(dict.fromkeys(group_name(r) for f in findings for r in groups(f)), 12, "groups")
+    lines, fewer_lines = style.capped(findings, style.LINES, "estimators")
     table = {n: [next((r for r in groups(f) if group_name(r) == n), None) for f in lines] for n in names}
     across = len(names) if len(names) <= 5 else math.ceil(len(names) / math.ceil(len(names) / 5))
-    figure, axes = panels(len(names), across, (0.13 if len(lines) > 7 else 0.2) * len(lines) + 0.5, sharey=True)
+    figure, axes = style.panels(len(names), across, (0.13 if len(lines) > 7 else 0.2) * len(lines) + 0.5, sharey=True)
     present = [r for rows in table.values() for r in rows]
     for ax, name in zip(axes, names, strict=True):
         _forest(ax, table[name], margin, _top(present), 5 if across < 4 else 3)
-        named_lines(ax, (f.estimator_label for f in lines), 7.2)
-        ax.set_title(plain(name, 24))
-    figure.supxlabel(noted("relative bias (%)", [fewer, fewer_lines]), fontsize=8.5)
+        style.named_lines(ax, (f.estimator_label for f in lines), 7.2)
+        ax.set_title(style.plain(name, 24))
+    figure.supxlabel(style.noted("relative bias (%)", [fewer, fewer_lines]), fontsize=8.5)
     figure.legend(handles=_key(present), loc="outside upper center", ncols=6)
     return figure
 
 
-@styled
+@style.styled
 def bias_column(findings: Sequence[Finding], margin: float = 0.05) -> Figure:
     """Relative biases of all weights together, a line for each finding, to stand beside the lines of a table."""
     rows = [total(f) for f in findings]

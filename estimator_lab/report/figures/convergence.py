@@ -11,45 +11,27 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from estimator_lab.report.figures.style import (
-    MARKERS,
-    MUTED,
-    PALE,
-    SERIES,
-    VERDICTS,
-    WIDTH,
-    absent,
-    capped,
-    ends,
-    log_limits,
-    logarithmic,
-    noted,
-    panel,
-    panels,
-    plain,
-    positive,
-    say,
-    styled,
-)
+from estimator_lab.report.figures import style
 from estimator_lab.report.reading import word
 
 if TYPE_CHECKING:
     from estimator_lab.finding import Curve, Finding
 
 PANELS = 20
-SLOPE: Mapping[str, Any] = {"color": MUTED, "lw": 0.8, "ls": (0, (4, 3)), "label": "slope −½"}
+SLOPE: Mapping[str, Any] = {"color": style.MUTED, "lw": 0.8, "ls": (0, (4, 3)), "label": "slope −½"}
 LINE_STYLES: Mapping[str, Any] = {"undecided": (0, (1, 1)), "biased": (0, (5, 1.5)), "biased beyond": (0, (5, 1.5))}
 GONE = "not on the logarithmic axis, error zero or not finite"
 LABEL = "replicates averaged, n"
 
 
 def _points(curve: Curve) -> list[tuple[float, float]]:
-    return [(float(n), e) for n, e in zip(curve.n, curve.error, strict=True) if positive(e) and n > 0]
+    return [(float(n), e) for n, e in zip(curve.n, curve.error, strict=True) if style.positive(e) and n > 0]
 
 
-def _plot(ax: Axes, curve: Curve, **style: Any) -> None:
-    points = _points(curve)
-    ax.plot([n for n, _ in points], [e for _, e in points], **style)
+def _plot(ax: Axes, *curves: Curve, **look: Any) -> None:
+    """Curves of one look as a single line with gaps."""
+    points = [p for c in curves for p in [*_points(c), (math.nan, math.nan)]]
+    ax.plot([n for n, _ in points], [e for _, e in points], **look)
 
 
 def _whole(curve: Curve) -> bool:
@@ -60,36 +42,38 @@ def _finish(ax: Axes, curves: Iterable[Curve]) -> None:
     """The reference of slope -1/2 just above the largest error, and axes that hold what can be shown."""
     points = [p for c in curves for p in _points(c)]
     if not points:
-        say(ax, "no error to show")
+        style.say(ax, "no error to show")
         ax.set(xticks=[], yticks=[])
         return
     low, high = min(n for n, _ in points), max(n for n, _ in points)
     errors = [e for _, e in points]
     start = 1.5 * max(errors)
     ax.plot([low, high], [start, start * math.sqrt(low / high)], zorder=1, **SLOPE)
-    limits = log_limits([*errors, start])
+    limits = style.log_limits([*errors, start])
     assert limits is not None
-    logarithmic(ax, "y", limits)
-    ends(ax, low, high)
+    style.logarithmic(ax, "y", limits)
+    style.ends(ax, low, high)
 
 
-@styled
+@style.styled
 def convergence(finding: Finding, ax: Axes | None = None) -> Axes:
     """Relative error of the mean of n replicates against n, with its 10-90 % range; a curve for each site."""
-    ax = panel(ax, WIDTH, 2.5)
-    sites, note = capped(sorted(finding.curves, key=lambda s: s != "total"), len(SERIES), "curves")
-    names = {s: "all weights" if s == "total" else plain(s) for s in sites}
+    ax = style.panel(ax, style.WIDTH, 2.5)
+    sites, note = style.capped(sorted(finding.curves, key=lambda s: s != "total"), len(style.SERIES), "curves")
+    names = {s: "all weights" if s == "total" else style.plain(s) for s in sites}
     for k, site in enumerate(sites):
         curve = finding.curves[site]
         if not _points(curve):
             continue
-        _plot(ax, curve, color=SERIES[k], marker=MARKERS[k], ms=3.5, mec="white", mew=0.3, label=names[site])
+        _plot(
+            ax, curve, color=style.SERIES[k], marker=style.MARKERS[k], ms=3.5, mec="white", mew=0.3, label=names[site]
+        )
         n, error, low, high = (np.asarray(v, dtype=float) for v in (curve.n, curve.error, curve.low, curve.high))
         band = np.isfinite(high) & (low > 0) & (error > 0)
-        ax.fill_between(n[band], low[band], high[band], color=SERIES[k], alpha=0.16, lw=0)
+        ax.fill_between(n[band], low[band], high[band], color=style.SERIES[k], alpha=0.16, lw=0)
     _finish(ax, finding.curves.values())
     gone = [names[s] for s in sites if not _whole(finding.curves[s])]
-    ax.set_xlabel(noted(LABEL, [absent(GONE, gone), note], WIDTH - 1))
+    ax.set_xlabel(style.noted(LABEL, [style.absent(GONE, gone), note], style.WIDTH - 1))
     ax.set_ylabel("relative error of the mean")
     if ax.get_legend_handles_labels()[0]:
         ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
@@ -106,53 +90,62 @@ def _close(figure: Figure, findings: Sequence[Finding], site: str, notes: list[s
         name if len(on) == len(problems) else f"{name} ({on[0] if len(on) == 1 else f'{len(on)} problems'})"
         for name, on in whole.items()
     ]
-    figure.supxlabel(noted(LABEL, [absent(GONE, gone), *notes]), fontsize=8.5)
+    figure.supxlabel(style.noted(LABEL, [style.absent(GONE, gone), *notes]), fontsize=8.5)
     figure.supylabel("relative error of the mean", fontsize=8.5)
     figure.legend(handles=[*handles, Line2D([], [], **SLOPE)], loc="outside upper center", ncols=5)
     return figure
 
 
-@styled
+@style.styled
 def convergence_by_estimator(findings: Sequence[Finding], site: str = "total") -> Figure:
     """A panel for each estimator, a curve for each problem; every other estimator's curves in grey behind them."""
     drawn = [f for f in findings if site in f.curves]
-    names, note = capped(dict.fromkeys(f.estimator_label for f in drawn), PANELS, "estimators")
-    problems, fewer = capped(dict.fromkeys(f.problem_label for f in drawn), len(SERIES), "problems")
+    names, note = style.capped(dict.fromkeys(f.estimator_label for f in drawn), PANELS, "estimators")
+    problems, fewer = style.capped(dict.fromkeys(f.problem_label for f in drawn), len(style.SERIES), "problems")
     across = 3 if len(names) in (5, 6) else 4
-    figure, axes = panels(len(names), across, 1.0 if len(names) > 4 else 2.0, sharex=True, sharey=True)
+    figure, axes = style.panels(len(names), across, 1.0 if len(names) > 4 else 2.0, sharex=True, sharey=True)
     for ax, name in zip(axes, names, strict=True):
+        _plot(ax, *(f.curves[site] for f in drawn if f.estimator_label != name), color=style.PALE, lw=0.6, zorder=1)
         for f in drawn:
-            if f.estimator_label != name:
-                _plot(ax, f.curves[site], color=PALE, lw=0.6, zorder=1)
-            elif f.problem_label in problems:
+            if f.estimator_label == name and f.problem_label in problems:
                 k = problems.index(f.problem_label)
-                _plot(ax, f.curves[site], color=SERIES[k], marker=MARKERS[k], ms=2.8, mec="white", mew=0.3, zorder=3)
+                _plot(
+                    ax,
+                    f.curves[site],
+                    color=style.SERIES[k],
+                    marker=style.MARKERS[k],
+                    ms=2.8,
+                    mec="white",
+                    mew=0.3,
+                    zorder=3,
+                )
         _finish(ax, [f.curves[site] for f in drawn])
-        ax.set_title(plain(name, 22), fontsize=8)
+        ax.set_title(style.plain(name, 22), fontsize=8)
     handles = [
-        Line2D([], [], color=SERIES[k], marker=MARKERS[k], ms=3.5, label=plain(p)) for k, p in enumerate(problems)
+        Line2D([], [], color=style.SERIES[k], marker=style.MARKERS[k], ms=3.5, label=style.plain(p))
+        for k, p in enumerate(problems)
     ]
-    handles.append(Line2D([], [], color=PALE, lw=0.8, label="the other estimators"))
+    handles.append(Line2D([], [], color=style.PALE, lw=0.8, label="the other estimators"))
     return _close(figure, findings, site, [note, fewer], handles)
 
 
-@styled
+@style.styled
 def convergence_by_problem(findings: Sequence[Finding], site: str = "total") -> Figure:
     """A panel for each problem, a curve for each estimator in the colour and line style of its verdict."""
     drawn = [f for f in findings if site in f.curves]
-    problems, note = capped(dict.fromkeys(f.problem_label for f in drawn), PANELS, "problems")
-    figure, axes = panels(len(problems), 4 if len(problems) > 4 else 3, 1.25)
+    problems, note = style.capped(dict.fromkeys(f.problem_label for f in drawn), PANELS, "problems")
+    figure, axes = style.panels(len(problems), 4 if len(problems) > 4 else 3, 1.25)
     for ax, problem in zip(axes, problems, strict=True):
         members = [f for f in drawn if f.problem_label == problem]
-        for f in members:
-            style = LINE_STYLES.get(word(f), "-")
-            _plot(ax, f.curves[site], color=VERDICTS[word(f)][0], ls=style, lw=0.95)
+        for verdict, (colour, _, _) in style.VERDICTS.items():
+            own = (f.curves[site] for f in members if word(f) == verdict)
+            _plot(ax, *own, color=colour, ls=LINE_STYLES.get(verdict, "-"), lw=0.95)
         _finish(ax, [f.curves[site] for f in members])
-        ax.set_title(plain(problem, 22), fontsize=8)
+        ax.set_title(style.plain(problem, 22), fontsize=8)
     found = {word(f) for f in drawn}
     handles = [
         Line2D([], [], color=colour, ls=LINE_STYLES.get(verdict, "-"), label=words)
-        for verdict, (colour, _, words) in VERDICTS.items()
+        for verdict, (colour, _, words) in style.VERDICTS.items()
         if verdict in found
     ]
     return _close(figure, findings, site, [note], handles)

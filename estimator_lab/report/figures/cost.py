@@ -9,26 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 
-from estimator_lab.report.figures.style import (
-    GRID,
-    LINES,
-    MUTED,
-    VERDICTS,
-    WIDTH,
-    absent,
-    capped,
-    face,
-    key_above,
-    log_limits,
-    logarithmic,
-    noted,
-    panel,
-    plain,
-    positive,
-    say,
-    styled,
-    verdict_keys,
-)
+from estimator_lab.report.figures import style
 from estimator_lab.report.reading import relative_variance, total, word
 
 if TYPE_CHECKING:
@@ -59,7 +40,7 @@ def _label(ax: Axes, points: Sequence[tuple[str, float, float, float, float]]) -
         taken.append(Bbox.from_extents(px - 2 * scale, down, px + 2 * scale, up))
         taken.append(Bbox.from_extents(px - 3 * scale, py - 3 * scale, px + 3 * scale, py + 3 * scale))
     for k in sorted(range(len(points)), key=lambda k: -centres[k][1]):
-        (px, py), name = centres[k], plain(points[k][0])
+        (px, py), name = centres[k], style.plain(points[k][0])
         width, height = len(name) * SIZE * 0.48 * scale, 1.15 * SIZE * scale
         for dx, dy, align in PLACES:
             x, y = px + dx * scale, py + dy * scale
@@ -71,7 +52,9 @@ def _label(ax: Axes, points: Sequence[tuple[str, float, float, float, float]]) -
             dx, dy, align = PLACES[0]
             box = Bbox.from_bounds(px + dx * scale, py - height / 2, width, height)
         taken.append(box)
-        leader = {"arrowstyle": "-", "color": MUTED, "lw": 0.4, "shrinkA": 0, "shrinkB": 2} if abs(dy) > 5 else None
+        leader = (
+            {"arrowstyle": "-", "color": style.MUTED, "lw": 0.4, "shrinkA": 0, "shrinkB": 2} if abs(dy) > 5 else None
+        )
         note = ax.annotate(
             name,
             points[k][1:3],
@@ -85,38 +68,39 @@ def _label(ax: Axes, points: Sequence[tuple[str, float, float, float, float]]) -
         note.set_in_layout(False)
 
 
-@styled
+@style.styled
 def cost(findings: Sequence[Finding], ax: Axes | None = None) -> Axes:
     """Relative variance of one replicate (total) against evaluations of the loss, with intervals.
 
     Along a dashed line the work is equal. An estimator without variance has no place: it is named in the note.
     """
-    shown, note = capped(findings, LINES, "estimators")
-    ax = panel(ax, WIDTH, HEIGHT)
-    gone, points = [], []
+    shown, note = style.capped(findings, style.LINES, "estimators")
+    ax = style.panel(ax, style.WIDTH, HEIGHT)
+    gone, points, colours = [], [], []
     for f in shown:
         value, low, high = relative_variance(total(f))
-        if not (positive(value) and positive(f.losses)):
+        if not (style.positive(value) and style.positive(f.losses)):
             gone.append(f.estimator_label + (" (zero variance)" if value == 0 else ""))
             continue
-        colour, marker, _ = VERDICTS[word(f)]
-        low, high = (v if positive(v) else value for v in (low, high))
-        ax.vlines(f.losses, low, high, color=colour, lw=1.1)
-        ax.plot(f.losses, value, marker, color=colour, mfc=face(word(f)), ms=5)
+        colour, marker, _ = style.VERDICTS[word(f)]
+        low, high = (v if style.positive(v) else value for v in (low, high))
+        ax.plot(f.losses, value, marker, color=colour, mfc=style.face(word(f)), ms=5)
         points.append((f.estimator_label, f.losses, value, low, high))
-    across, up = log_limits(p[1] for p in points), log_limits(v for p in points for v in p[2:])
+        colours.append(colour)
+    ax.vlines([p[1] for p in points], [p[3] for p in points], [p[4] for p in points], color=colours, lw=1.1, zorder=1)
+    across, up = style.log_limits(p[1] for p in points), style.log_limits(v for p in points for v in p[2:])
     if across and up:
         across = across[0] / 1.6, across[1] * 1.6  # room for the names
         for work in np.geomspace(across[0] * up[0], across[1] * up[1], 6)[1:-1]:
-            ax.plot(across, [work / across[0], work / across[1]], color=GRID, lw=0.7, ls=(0, (4, 3)), zorder=0)
-        logarithmic(ax, "x", across)
-        logarithmic(ax, "y", up)
+            ax.plot(across, [work / across[0], work / across[1]], color=style.GRID, lw=0.7, ls=(0, (4, 3)), zorder=0)
+        style.logarithmic(ax, "x", across)
+        style.logarithmic(ax, "y", up)
     else:
-        say(ax, "no variance to show")
-    gap = absent("not on these axes", gone)
-    ax.set_xlabel(noted("evaluations of the loss per replicate", [gap, note], WIDTH - 1))
+        style.say(ax, "no variance to show")
+    gap = style.absent("not on these axes", gone)
+    ax.set_xlabel(style.noted("evaluations of the loss per replicate", [gap, note], style.WIDTH - 1))
     ax.set_ylabel("relative variance")
-    key_above(ax, verdict_keys((word(f) for f in shown), ls=""))
+    style.key_above(ax, style.verdict_keys((word(f) for f in shown), ls=""))
     ax.grid(False)  # a line through a name would strike it out
     _label(ax, points)
     return ax

@@ -25,8 +25,10 @@ BIAS = LinearSegmentedColormap.from_list(
     "relative bias",
     [(0.0, "#f4f7fa"), (1 / 3, "#d3e2ee"), (1 / 3 + 1e-6, "#f9dfc8"), (0.6, "#dd8a52"), (1.0, "#7d1d17")],
 )
-SNR = LinearSegmentedColormap.from_list("signal to noise", ["#f3f5f8", "#8fb0cb", "#1f3a5f"])
 NO_NOISE, NO_SIGNAL = "#e3e9d3", "#fbf3dc"
+SNR = LinearSegmentedColormap.from_list("signal to noise", ["#f3f5f8", "#8fb0cb", "#1f3a5f"]).with_extremes(
+    over=NO_NOISE, under=NO_SIGNAL
+)
 
 
 def _columns(findings: Sequence[Finding]) -> list[tuple[str, str]]:
@@ -92,9 +94,7 @@ def heat(
         shade = np.vectorize(lambda v: _shade(v / 100, margin), otypes=[float])(table)
     else:
         shade = np.clip(table, 2 * low - high, 2 * high - low)  # infinities off the scale, yet drawn
-    colours = (BIAS if of_bias else SNR).copy()
-    colours.set_over(NO_NOISE)
-    colours.set_under(NO_SIGNAL)
+    colours = BIAS if of_bias else SNR
     image = ax.pcolormesh(np.ma.array(shade, mask=np.isnan(shade)), cmap=colours, vmin=low, vmax=high, ec="w", lw=0.6)
     for cells, marker in ((~known, "."), (known & np.isnan(table), "x")):
         down, across = np.nonzero(cells)

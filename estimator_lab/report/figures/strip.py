@@ -10,26 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from estimator_lab.report.figures.style import (
-    GRID,
-    INK,
-    LINES,
-    VERDICTS,
-    WIDTH,
-    absent,
-    capped,
-    face,
-    key_above,
-    log_limits,
-    logarithmic,
-    named_lines,
-    noted,
-    panel,
-    positive,
-    say,
-    styled,
-    verdict_keys,
-)
+from estimator_lab.report.figures import style
 from estimator_lab.report.reading import detectable, group_name, groups, word
 from estimator_lab.report.rounding import rounded
 
@@ -51,37 +32,41 @@ def _strip(
     ax: Axes | None, lines: Mapping[str, Sequence[Mark]], label: str, reference: float, words: str, gone: str
 ) -> Axes:
     """Lines of marks, the median as a bar; `reference` is a line across; what is not positive is named under `gone`."""
-    names, note = capped(lines, LINES, "lines")
-    ax = panel(ax, WIDTH, 0.14 * max(len(names), 2) + 0.95)
-    marks = [(y, m) for y, name in enumerate(names) for m in lines[name] if positive(m.value)]
-    for verdict, (colour, marker, _) in VERDICTS.items():
+    names, note = style.capped(lines, style.LINES, "lines")
+    ax = style.panel(ax, style.WIDTH, 0.14 * max(len(names), 2) + 0.95)
+    marks = [(y, m) for y, name in enumerate(names) for m in lines[name] if style.positive(m.value)]
+    for verdict, (colour, marker, _) in style.VERDICTS.items():
         own = [(y, m) for y, m in marks if m.verdict == verdict]
-        barred = [(y, m) for y, m in own if positive(m.low) and positive(m.high)]
+        barred = [(y, m) for y, m in own if style.positive(m.low) and style.positive(m.high)]
         ax.hlines([y for y, _ in barred], [m.low for _, m in barred], [m.high for _, m in barred], color=colour, lw=0.8)
-        ax.plot([m.value for _, m in own], [y for y, _ in own], marker, color=colour, mfc=face(verdict), mew=0.8, ms=4)
+        ax.plot(
+            [m.value for _, m in own], [y for y, _ in own], marker, color=colour, mfc=style.face(verdict), mew=0.8, ms=4
+        )
     for y, name in enumerate(names):
-        usable = [m.value for m in lines[name] if positive(m.value)]
+        usable = [m.value for m in lines[name] if style.positive(m.value)]
         if len(usable) > 2:
             middle = float(np.median(usable))
-            ax.vlines(middle, y - 0.36, y + 0.36, color=INK, lw=1.4, zorder=4)
-    limits = log_limits([*(m.value for _, m in marks), reference])
+            ax.vlines(middle, y - 0.36, y + 0.36, color=style.INK, lw=1.4, zorder=4)
+    limits = style.log_limits([*(m.value for _, m in marks), reference])
     if marks and limits:
-        logarithmic(ax, "x", limits)
-        ax.axvline(reference, color=INK, lw=0.8, zorder=1)
+        style.logarithmic(ax, "x", limits)
+        ax.axvline(reference, color=style.INK, lw=0.8, zorder=1)
     else:
-        say(ax, "nothing to show on a logarithmic axis")
+        style.say(ax, "nothing to show on a logarithmic axis")
         ax.set_xticks([])
-    lost = {n: sum(not positive(m.value) for m in lines[n]) for n in names}
+    lost = {n: sum(not style.positive(m.value) for m in lines[n]) for n in names}
     missing = [n if k == len(lines[n]) else f"{n} ({k} of {len(lines[n])})" for n, k in lost.items() if k]
-    ax.set_xlabel(noted(label, [absent(gone, missing), note], WIDTH - 1.5))
-    named_lines(ax, names)
-    ax.hlines(np.arange(0.5, len(names) - 1), 0, 1, transform=ax.get_yaxis_transform(), color=GRID, lw=0.5, zorder=0)
-    key = verdict_keys((m.verdict for name in names for m in lines[name]), ls="")
-    key_above(ax, [*key, Line2D([], [], color=INK, lw=0.8, label=words)])
+    ax.set_xlabel(style.noted(label, [style.absent(gone, missing), note], style.WIDTH - 1.5))
+    style.named_lines(ax, names)
+    ax.hlines(
+        np.arange(0.5, len(names) - 1), 0, 1, transform=ax.get_yaxis_transform(), color=style.GRID, lw=0.5, zorder=0
+    )
+    key = style.verdict_keys((m.verdict for name in names for m in lines[name]), ls="")
+    style.key_above(ax, [*key, Line2D([], [], color=style.INK, lw=0.8, label=words)])
     return ax
 
 
-@styled
+@style.styled
 def cost_strip(findings: Sequence[Finding], ratios: Sequence[Ratio], ax: Axes | None = None) -> Axes:
     """Work of each estimator over that of the reference on the same problem, a marker for each problem.
 
@@ -95,7 +80,7 @@ def cost_strip(findings: Sequence[Finding], ratios: Sequence[Ratio], ax: Axes | 
             lines.setdefault(r.estimator, []).append(mark)
 
     def middle(name: str) -> float:
-        return float(np.median([m.value for m in lines[name] if positive(m.value)] or [math.inf]))
+        return float(np.median([m.value for m in lines[name] if style.positive(m.value)] or [math.inf]))
 
     ordered = {n: lines[n] for n in sorted(lines, key=middle)}
     references = " or ".join(dict.fromkeys(r.reference for r in ratios))
@@ -103,7 +88,7 @@ def cost_strip(findings: Sequence[Finding], ratios: Sequence[Ratio], ax: Axes | 
     return _strip(ax, ordered, label, 1.0, references, "without variance or not estimable, so not shown")
 
 
-@styled
+@style.styled
 def resolution(findings: Sequence[Finding], ax: Axes | None = None, margin: float = 0.05) -> Axes:
     """The smallest relative bias that would have been found, by estimator (one finding: by group).
 

@@ -65,9 +65,6 @@ def units(finding: Finding, site: str, ax: Axes | None = None, rows: NDArray[np.
     image = np.ma.masked_invalid(sharp)
     box = (0, across, down, 0)
     ax.imshow(image, cmap=COLOURS, vmin=-LIMIT, vmax=LIMIT, extent=box, aspect="auto", interpolation="none")
-    if shown.size <= 300:
-        ax.hlines(range(1, down), 0, across, color="white", lw=0.6)
-        ax.vlines(range(1, across), 0, down, color="white", lw=0.6)
     for axis, n, labels in ((ax.xaxis, across, range(across)), (ax.yaxis, down, rows)):
         step = next(k for k in (1, 2, 5, 10, 20, 50) if n / k <= 6)
         ticks = [0, *(k for k in range(step - 1 if step > 1 else 1, n, step) if k > step / 3)]

@@ -14,17 +14,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from estimator_lab.report.sections.convergence import convergence
-from estimator_lab.report.sections.cost import cost
-from estimator_lab.report.sections.layers import layers, units
-from estimator_lab.report.sections.reach import every_group, resolution, truth
-from estimator_lab.report.sections.summary import by_group, one_by_one, summary
+from estimator_lab.report.sections import convergence, cost, layers, reach, summary
 from estimator_lab.report.story import Block, Story
 
 if TYPE_CHECKING:
     from estimator_lab.finding import Finding
-
-__all__ = ["CHAPTERS", "Chapter", "every_group", "plate"]
 
 
 class Chapter(NamedTuple):
@@ -42,13 +36,13 @@ def plate(draw: Callable[[Sequence[Finding]], Axes | Figure]) -> Callable[[Story
 
 
 CHAPTERS: tuple[Chapter, ...] = (
-    Chapter("Summary", summary),
-    Chapter("Relative bias by group", by_group, many=False),
-    Chapter("Convergence", convergence),
-    Chapter("Variance against cost", cost),
-    Chapter("Layer by layer", layers),
-    Chapter("Unit by unit", units),
-    Chapter("Resolution", resolution),
-    Chapter("Ground truth", truth),
-    Chapter("Problem by problem", one_by_one, many=True),
+    Chapter("Summary", summary.summary),
+    Chapter("Relative bias by group", summary.by_group, many=False),
+    Chapter("Convergence", convergence.convergence),
+    Chapter("Variance against cost", cost.cost),
+    Chapter("Layer by layer", layers.layers),
+    Chapter("Unit by unit", layers.units),
+    Chapter("Resolution", reach.resolution),
+    Chapter("Ground truth", reach.truth),
+    Chapter("Problem by problem", summary.one_by_one, many=True),
 )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import Any
 
 from estimator_lab.report import figures
 from estimator_lab.report.figures.style import positive
 from estimator_lab.report.reading import is_biased, relative_variance, total
 from estimator_lab.report.rounding import rounded
-from estimator_lab.report.story import Block, Story, muted, table, text
-from estimator_lab.report.wording import amount, between, duration, error, plural, replicates
+from estimator_lab.report.story import Block, Story, text
+from estimator_lab.report.wording import amount, duration, plural, replicates
 
 WORK = "Work is variance times evaluations of the loss: the price of a given noise."
 
@@ -30,7 +29,7 @@ def cost(s: Story) -> list[Block]:
         )
         lines = " The work is the same along a dashed line; a filled marker is a biased estimator." if not out else ""
         out += [text(_cheapest(s, p)), s.figure(figures.cost(s.on(p)), alt, caption + lines)]
-    return [*out, *_ratios(s)]
+    return [*out, *_strip(s)] if s.diagnosis.ratios else out
 
 
 def _price(s: Story) -> Block:
@@ -96,18 +95,3 @@ def _cheapest(s: Story, problem: str) -> str:
         times = rounded(sound[0][0] / least, most=2)
         return f"{said}, but is biased; among those without a bias found it is {sound[0][1]}, at {times} times that."
     return f"{said}; {other} follows at {rounded(second / least, most=2)} times that."
-
-
-def _ratios(s: Story) -> list[Block]:
-    parts: dict[str, list[list[Any]]] = {}
-    for r in s.diagnosis.ratios:
-        if r.level == "total":
-            cells = [(rounded(e.value, error(e), 3), muted(between(e.low, e.high))) for e in (r.variance, r.work)]
-            parts.setdefault(r.problem, []).append([r.estimator, r.reference, *cells[0], *cells[1]])
-    if not parts:
-        return []
-    ratio = [("Variance ratio", "right", "auto"), ("interval", "right", "auto")]
-    work = [("Work ratio", "right", "auto"), ("interval", "right", "auto")]
-    columns = [("Estimator", "left", "1fr"), ("against", "left", "auto"), *ratio, *work]
-    caption = f"Ratios to a reference, all weights together, with 95 % intervals; below one is better. {WORK}"
-    return [table(columns, [(p if len(parts) > 1 else "", lines) for p, lines in parts.items()], caption)]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from estimator_lab.report import figures
 from estimator_lab.report.figures.style import capped
-from estimator_lab.report.reading import detectable, estimate, group_name, groups
+from estimator_lab.report.reading import detectable, group_name, groups
 from estimator_lab.report.rounding import ABSENT, count, p_value, rounded
 from estimator_lab.report.story import Block, Column, Story, chip, muted, table, text
 from estimator_lab.report.wording import (
@@ -119,12 +119,9 @@ def every_group(s: Story) -> Block:
 
 
 def _told(s: Story, f: Finding) -> list[Row]:
-    if s.single:
-        return list(f.rows)
+    """All rows of a single finding; of several the tested ones, and the total unless it is the only group once more."""
     tested = groups(f)
-    known = [(estimate(r, "bias"), estimate(r, "variance")) for r in tested]
-    totals = [r for r in f.rows if r.level == "total" and r not in tested]
-    return [*tested, *(r for r in totals if (estimate(r, "bias"), estimate(r, "variance")) not in known)]
+    return [r for r in f.rows if s.single or r in tested or (r.level == "total" and len(tested) > 1)]
 
 
 def _line(r: Row) -> list[Any]:
