@@ -323,7 +323,7 @@ def _print(result: "Diagnosis") -> None:
     shown = result.findings if len(result.findings) <= 12 else [f for f in result.findings if f.status != "sound"]
     lines += ["", *(f"{f.estimator_label} on {f.problem_label}: {f.words}" for f in shown)]
     for line in lines:
-        console.print(Text(line), soft_wrap=True)
+        console.print(Text(line), soft_wrap=not console.is_terminal)
 
 
 class _Progress:

@@ -127,7 +127,7 @@ class Diagnosis:
 
     @property
     def status(self) -> str:
-        """The worst of the findings: "violated" if any claim is, else "inconclusive" if any is undecided, else "sound"."""
+        """The worst of the findings': "violated", else "inconclusive", else "sound"."""
         found = {f.status for f in self.findings}
         return next((s for s in ("violated", "inconclusive") if s in found), "sound")
 

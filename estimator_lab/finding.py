@@ -178,7 +178,8 @@ def check_independence(record: Record, group: Group) -> None:
     if not low < ratio < high:
         raise MeasurementError(
             f"{record.plan.estimator} on {record.plan.problem}: replicates are not independent (batch means vary "
-            f"{ratio:.3g} times as much as independent draws would); draw one random number per replicate, from a tensor with the replicate axis",
+            f"{ratio:.3g} times as much as independent draws would); draw one random number per replicate, "
+            "from a tensor with the replicate axis",
             record,
         )
 

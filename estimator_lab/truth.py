@@ -51,8 +51,8 @@ class Truth:
                 error = float(np.linalg.norm(fine - coarse[key])) / max(float(np.linalg.norm(fine)), 1e-300)
                 if error > 1e-7:
                     raise UsageError(
-                        f"the quadrature of {problem!r} has not converged: {nodes} and {3 * nodes // 4} nodes differ by a "
-                        f"relative {error:.1e} in {key}; use more nodes, or Truth.estimated"
+                        f"the quadrature of {problem!r} has not converged: {nodes} and {3 * nodes // 4} nodes differ "
+                        f"by a relative {error:.1e} in {key}; use more nodes, or Truth.estimated"
                     )
         states = 1.0
         for site in problem.sites:

@@ -15,8 +15,8 @@ from estimator_lab.site import Site
 class Callback(Estimator):
     """Any ``(theta, f) -> gradient``, with f a black box or differentiable, as papers write estimators.
 
-    theta is ``[K, R, B, *units, *theta_shape]``, detached; ``f`` takes ``[..., K, R, B, *units, *value_shape]`` to losses
-    ``[..., K, R, B]``, later sites sampled; the gradient has the shape of theta. The function may draw from
+    theta is ``[K, R, B, *units, *theta_shape]``, detached; ``f`` takes ``[..., K, R, B, *units, *value_shape]`` to
+    losses ``[..., K, R, B]``, later sites sampled; the gradient has the shape of theta. The function may draw from
     torch's global random stream, which is seeded for every block and put back.
 
     Bias: whatever the function brings; no claim.

@@ -20,8 +20,9 @@ class Rebar(Estimator):
     their means: ``(f(b) - eta c(z')) s + eta dc(z)/dtheta - eta dc(z')/dtheta``.
 
     Bias: none for every temperature and eta: E[c(z') s] + E[dc(z')/dtheta given b] is the gradient of
-    E[c(z')] = E[c(z)], which the second term restores. The relaxations' gradients are taken with respect to this site's theta only, so that
-    the control variate leaks into no weight and no other site. The loss must accept values outside of the support.
+    E[c(z')] = E[c(z)], which the second term restores. The relaxations' gradients are taken with respect to this
+    site's theta only, so that the control variate leaks into no weight and no other site. The loss must accept values
+    outside of the support.
 
     Cost: 3 losses, 2 backward passes.
 

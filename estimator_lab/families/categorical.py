@@ -68,7 +68,7 @@ class Categorical(Discrete):
         return theta - (-uniform.log()).log()
 
     def perturb_jumps(self, theta: Tensor) -> Tensor:
-        """None: the argmax jumps on surfaces that couple the classes; product rules over Gumbel noise converge slowly."""
+        """None: the argmax jumps on surfaces that couple the classes; product rules over Gumbel noise are slow."""
         return theta.new_empty(*theta.shape, 0)
 
     def condition(self, theta: Tensor, value: Tensor, uniform: Tensor) -> Tensor:
