@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from estimator_lab.report.reading import detectable, group_name, groups, is_biased, relative_bias, standing, total
 from estimator_lab.report.rounding import count, p_value
 from estimator_lab.report.story import Story
-from estimator_lab.report.wording import bias_words, largest_bias, listed, pair, percent, plural, replicates, some_of
+from estimator_lab.report.wording import bias_words, listed, pair, percent, plural, replicates, some_of
 
 if TYPE_CHECKING:
     from estimator_lab.finding import Finding, Row
@@ -76,7 +76,7 @@ def _per_pair(s: Story, findings: Sequence[Finding], words: Callable[[Finding], 
     for name in dict.fromkeys(f.estimator_label for f in findings):
         mine = [f for f in findings if f.estimator_label == name]
         where = some_of((f.problem_label for f in mine), (f.problem_label for f in s.by(name)), "problem")
-        worst = largest_bias(mine)
+        worst = max(mine, key=lambda f: max(relative_bias(total(f)), 0.0))
         lines.append(f"{name} on {where}; most on {worst.problem_label}: {words(worst)}")
     return lines
 

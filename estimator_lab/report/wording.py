@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from estimator_lab.report.reading import estimate, relative_bias, signal_to_noise, total
+from estimator_lab.report.reading import relative_bias, signal_to_noise
 from estimator_lab.report.rounding import ABSENT, count, rounded
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def some_of(some: Iterable[str], every: Iterable[str], noun: str) -> str:
     own, whole = list(some), list(every)
     rest = [x for x in whole if x not in own]
     if not rest and len(whole) > 1:
-        return f"all {len(whole)} {noun}s"
+        return f"both {noun}s" if len(whole) == 2 else f"all {len(whole)} {noun}s"
     return f"all {noun}s but {listed(rest)}" if 0 < len(rest) < len(own) / 2 else listed(own)
 
 
@@ -112,8 +112,3 @@ def decibels(row: Row | None) -> str:
     if math.isinf(found):
         return "no noise" if found > 0 else "not resolved"
     return rounded(found, (high - low) / 3.92 if math.isfinite(high - low) else math.nan, 3)
-
-
-def largest_bias(findings: Iterable[Finding]) -> Finding:
-    """The finding with the largest relative bias over all weights."""
-    return max(findings, key=lambda f: (estimate(total(f), "relative_bias")[0], f.estimator_label))

@@ -15,11 +15,12 @@ from estimator_lab.report.reading import relative_variance, total, word
 if TYPE_CHECKING:
     from estimator_lab.finding import Finding
 
-HEIGHT = 3.0
+HEIGHT = 2.75
 SIZE = 7.4  # points, of the labels
 # offsets of a label in points and the side of it that they reach, nearest first
 PLACES = tuple(
-    (side * (5.0 + 4 * abs(step)), step * 8.5 + lift, "left" if side > 0 else "right")
+    (side * (6.0 + 4 * abs(step) + reach), step * 8.5 + lift, "left" if side > 0 else "right")
+    for reach in (0.0, 105.0)
     for step in (0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6, -6, 7, -7, 8, -8)
     for lift in (0.0, 4.0)
     for side in (1, -1)

@@ -136,7 +136,7 @@ def heat_maps(findings: Sequence[Finding], margin: float = 0.05) -> Figure:
     columns = _columns(findings)
     names = min(len({f.estimator_label for f in findings}), LINES)
     beside, crowded = len(columns) <= 7, len(columns) > FEW
-    height = 0.145 * names + 1.4 if crowded else 0.15 * names + 0.85
+    height = min(0.145 * names + 1.4 if crowded else 0.15 * names + 0.85, 4.1)  # two of them fit a page
     figure = Figure(figsize=(WIDTH, height if beside else 2 * height), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True) if beside else figure.subplots(2, 1)
     words = ("a\u2002relative bias (%)", "b\u2002signal-to-noise ratio (dB)")

@@ -84,7 +84,7 @@ def _maps(s: Story, batch: Sequence[Map], where: str, still: Sequence[str]) -> l
         peaks.append((float(np.nanmax(t)), int((~np.isnan(t)).sum()), title))
     number, peak = sum(p[1] for p in peaks), max(peaks)
     expected = statistics.NormalDist().inv_cdf((1 + 0.5 ** (1 / number)) / 2)  # median of the largest of n |N(0, 1)|
-    size = "without bound (a unit is off without any noise)" if math.isinf(peak[0]) else rounded(peak[0], 0.3)
+    size = "without bound (a unit is off without any noise)" if math.isinf(peak[0]) else rounded(peak[0], 0.3, 3)
     one = "value of an unbiased estimator"
     among = one if number == 1 else f"of {count(number)} independent values of unbiased estimators"
     on = f"On {batch[0][0].problem_label}, the" if where else "The"

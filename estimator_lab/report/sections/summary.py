@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from estimator_lab.finding import Finding
 
 ACROSS, DOWN = 12, 40  # problems and estimators of one matrix
+BESIDE = 40  # most lines of a table with intervals drawn beside them: it stays on one page
 PROBLEMS = 14  # most problems one by one
 FOREST = (
     "Open markers: no bias found; filled: one was found, however small. The shaded band is the margin; the scale is"
@@ -48,15 +49,16 @@ def pairs(s: Story, findings: Sequence[Finding], caption: str) -> Block:
         line = [shortened(f.estimator_label, 34), verdict_chip(f), decibels(row), value(row, "mean_cosine")]
         line += [_work(s, f)] if s.diagnosis.ratios else []
         rows.append([*line, rounded(f.losses), rounded(1e6 * f.seconds), bias_percent(row)])
-    if len(findings) == 1:
+    beside = 1 < len(findings) <= BESIDE
+    if not beside:
         columns.append(("interval", "right", "auto"))
-        rows[0].append(muted(bias_interval(total(findings[0]))))
+        rows = [[*line, muted(bias_interval(total(f)))] for line, f in zip(rows, findings, strict=True)]
     block = table(
         columns,
         [("", rows)],
         caption.replace("@", f"; work is relative to {references}" if references != "none" else ""),
     )
-    if len(findings) > 1:
+    if beside:
         alt = "Relative bias of each line of the table with its interval, in per cent."
         strip = s.file(figures.bias_column(findings, s.margin))
         block["strip"] = {"file": strip, "alt": alt, "head": "Relative bias (%)"}
@@ -66,7 +68,7 @@ def pairs(s: Story, findings: Sequence[Finding], caption: str) -> Block:
 LEGEND = (
     "All weights together. SNR: squared norm of the mean over the variance of one replicate; E cos: mean cosine of one"
     " replicate with the gradient; losses and µs per replicate; bias: its debiased norm over that of the gradient, with"
-    " the simultaneous interval@."
+    " the simultaneous interval@. A filled verdict violates a claim of unbiasedness."
 )
 
 
