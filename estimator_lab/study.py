@@ -150,9 +150,15 @@ def compare(
     if not estimators or not problems:
         raise UsageError("name at least one estimator and one problem")
     problems = list(dict.fromkeys(problems))
-    refusals = [[misfit(e, p) for e in estimators] for p in problems]
-    skipped = tuple(refusal for row in refusals for refusal in row if refusal)
-    count = len(problems) * len(estimators) - len(skipped)
+    if not (margin > 0 and 0 < alpha < 1):
+        raise UsageError(f"margin is positive and alpha between 0 and 1; found margin={margin}, alpha={alpha}")
+    refusals = [[misfit(e, p) for p in problems] for e in estimators]
+    skipped = tuple(
+        f"{next(filter(None, row))}: not measured on {', '.join(p.label for p, r in zip(problems, row, strict=True) if r)}"
+        for row in refusals
+        if any(row)
+    )
+    count = sum(not refusal for row in refusals for refusal in row)
     if not count:
         raise UsageError("; ".join(skipped) + "; name a problem with such sites, see estimator-lab list problems")
     name = title or (estimators[0].label if len(estimators) == 1 else f"{len(estimators)} estimators compared")
@@ -162,8 +168,8 @@ def compare(
         return gather(findings, name, margin=margin, alpha=alpha, skipped=skipped, command=command)
 
     try:
-        for problem, row in zip(problems, refusals, strict=True):
-            fitting = [e for e, refusal in zip(estimators, row, strict=True) if not refusal]
+        for i, problem in enumerate(problems):
+            fitting = [e for e, row in zip(estimators, refusals, strict=True) if not row[i]]
             if not fitting:
                 continue
             if progress:
@@ -180,8 +186,7 @@ def compare(
 
 def misfit(estimator: Estimator, problem: Problem) -> str:
     """Why an estimator does not apply to a problem, or an empty string."""
-    reason = next(filter(None, (estimator.refuses(site) for site in problem.sites)), "")
-    return reason and f"{reason} of {problem.label}"
+    return next(filter(None, (estimator.refuses(site) for site in problem.sites)), "")
 
 
 def gather(

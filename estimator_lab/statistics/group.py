@@ -107,18 +107,19 @@ class Group:
         return self.truth if self.truth_batches is None else np.asarray(self.truth_batches.mean(0))
 
     @cached_property
-    def coordinate_floor(self) -> float:
-        """Difference per coordinate that rounding explains: 64 resolutions of the root mean square of the truth.
+    def coordinate_floor(self) -> Array:
+        """[d] difference per coordinate that rounding explains.
 
-        A truth that is zero throughout has no scale; the root mean square of the draws takes its place.
+        64 resolutions of the coordinate's own truth, or of the root mean square of all where that is larger. A truth
+        that is zero throughout has no scale; the root mean square of the draws takes its place.
         """
         square = float(np.mean(self.truth**2)) or float(np.mean(self.mean**2 + self.variance))
-        return FLOOR * self.resolution * float(np.sqrt(square))
+        return FLOOR * self.resolution * np.maximum(np.abs(self.truth), np.sqrt(square))
 
     @property
     def floor(self) -> float:
         """Norm that rounding explains when every coordinate is off by `coordinate_floor`."""
-        return self.coordinate_floor * float(np.sqrt(self.dimension))
+        return float(np.linalg.norm(self.coordinate_floor))
 
     @cached_property
     def deterministic(self) -> bool:
@@ -128,13 +129,13 @@ class Group:
         up to `log(1/alpha)/R`.
         """
         floor = self.coordinate_floor
-        still = self.truth_batches is None or bool(np.ptp(self.truth_batches, axis=0).max() <= floor)
-        return still and bool(np.sqrt(self.variance.max()) <= floor)
+        still = self.truth_batches is None or bool((np.ptp(self.truth_batches, axis=0) <= floor).all())
+        return still and bool((np.sqrt(self.variance) <= floor).all())
 
     @cached_property
     def exact(self) -> bool:
         """Deterministic, and equal to the truth up to rounding in every coordinate."""
-        return self.deterministic and bool(np.abs(self.mean - self.truth_mean).max() <= self.coordinate_floor)
+        return self.deterministic and bool((np.abs(self.mean - self.truth_mean) <= self.coordinate_floor).all())
 
     @cached_property
     def effective_sample(self) -> float:
