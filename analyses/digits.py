@@ -1,6 +1,6 @@
 """Every estimator of the table that applies, on the two digits networks: writes reports/digits.{json,pdf}.
 
-Run: python analyses/digits.py   (about two minutes on two cores; --replicates for another budget)
+Run: python analyses/digits.py   (about two minutes; --replicates for another budget)
 """
 
 import argparse
@@ -16,7 +16,7 @@ REPORTS = Path(__file__).parent.parent / "reports"
 def main(arguments: list[str] | None = None) -> None:
     """Measures, saves, reports."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--replicates", type=int, default=2**12)
+    parser.add_argument("--replicates", type=int, default=2**14)
     parser.add_argument("--out", type=Path, default=REPORTS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)  # the tensors are small: threads would only cost
