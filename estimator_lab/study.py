@@ -153,11 +153,11 @@ def compare(
     if not (margin > 0 and 0 < alpha < 1):
         raise UsageError(f"margin is positive and alpha between 0 and 1; found margin={margin}, alpha={alpha}")
     refusals = [[misfit(e, p) for p in problems] for e in estimators]
-    skipped = tuple(
-        f"{next(filter(None, row))}: not measured on {', '.join(p.label for p, r in zip(problems, row, strict=True) if r)}"
-        for row in refusals
-        if any(row)
-    )
+    skipped: list[str] = []
+    for row in refusals:
+        places = [p.label for p, refusal in zip(problems, row, strict=True) if refusal]
+        if places:
+            skipped.append(f"{next(filter(None, row))}: not measured on {', '.join(places)}")
     count = sum(not refusal for row in refusals for refusal in row)
     if not count:
         raise UsageError("; ".join(skipped) + "; name a problem with such sites, see estimator-lab list problems")
