@@ -19,6 +19,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--replicates", type=int, default=2**14)
     parser.add_argument("--out", type=Path, default=REPORTS)
     options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # the tensors are small: threads would only cost
     chosen = [e for e in lab.estimators.ESTIMATORS if not isinstance(e, lab.estimators.Exact)]  # 2^64 states
     result = lab.compare(

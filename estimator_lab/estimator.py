@@ -89,7 +89,7 @@ def about(estimator: Estimator) -> dict[str, str]:
     kind = type(estimator)
     text = inspect.cleandoc(kind.__doc__ or "")
     parts = re.split(r"^(Bias|Cost|Reference|Args|Attributes|Raises|Example|Domain):\s*", text, flags=re.M)
-    section = {k: " ".join(v.split()) for k, v in zip(parts[1::2], parts[2::2], strict=True)}
+    section = {k: " ".join(v.replace("``", "").split()) for k, v in zip(parts[1::2], parts[2::2], strict=True)}
     return {
         "name": kind.__qualname__,
         "summary": parts[0].split("\n\n")[0].replace("\n", " ").strip(),

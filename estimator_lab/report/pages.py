@@ -104,36 +104,35 @@ def _facts(s: Story) -> list[list[str]]:
 
 
 def _methods(s: Story) -> list[dict[str, str]]:
-    """What is said of each estimator; an equation is typst source only where the estimator is trusted."""
-    first: dict[str, Finding] = {}
+    """What is said of each method, its settings together; an equation is typst source only where it is trusted."""
+    settings: dict[tuple[str, ...], list[Finding]] = {}
     for f in s.findings:
-        first.setdefault(f.estimator, f)
+        said = tuple(f.about.get(k, "") for k in ("name", "equation", "reason", "source", "cost", "trusted"))
+        settings.setdefault(said if said[0] else (f.estimator, *said[1:]), []).append(f)
     out = []
-    for f in first.values():
-        trusted, equation = f.about.get("trusted") == "yes", f.about.get("equation", "")
+    for (name, equation, reason, source, cost, trusted), members in settings.items():
+        claim = {True: "declared unbiased", False: "declared biased", None: "no claim about bias"}[members[0].claim]
         out.append(
             {
-                "name": f.about.get("name") or f.estimator_label,
-                "repr": f.estimator,
-                "math": equation if trusted else "",
-                "raw": "" if trusted else equation,
-                "claim": {True: "declared unbiased", False: "declared biased", None: "no claim about bias"}[f.claim],
-                **{k: f.about.get(k, "") for k in ("reason", "source", "cost")},
+                "name": name,
+                "repr": ", ".join(dict.fromkeys(f.estimator for f in members)),
+                "math": equation if trusted == "yes" else "",
+                "raw": "" if trusted == "yes" else equation,
+                "claim": claim,
+                "reason": reason,
+                "source": source,
+                "cost": cost,
             }
         )
     return out
 
 
 def _notes(s: Story) -> list[str]:
-    skipped: dict[str, list[str]] = {}  # by reason, with the problems
-    for line in s.diagnosis.skipped:
-        on = next((p for p in s.problems if line.endswith(f" of {p}")), "")
-        skipped.setdefault(line.removesuffix(on), []).append(on)
     notes: dict[str, list[str]] = {}
     for f in s.findings:
         for note in f.notes:
             notes.setdefault(note, []).append(pair(f))
     lines = [note if s.single else f"{listed(owners, 4)}: {note}" for note, owners in notes.items()]
-    lines += [f"Not measured: {reason}{listed(on) if any(on) else ''}" for reason, on in skipped.items()]
+    lines += s.diagnosis.skipped
     shown, left = capped(lines, NOTES, "notes")
     return [*shown, *([f"{left}; the saved diagnosis has them all."] if left else [])]

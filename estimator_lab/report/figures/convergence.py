@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,14 +38,16 @@ def _whole(curve: Curve) -> bool:
     return bool(curve.n) and len(_points(curve)) == len(curve.n)
 
 
-def _finish(ax: Axes, curves: Iterable[Curve]) -> None:
+def _finish(ax: Axes, curves: Sequence[Curve]) -> None:
     """The reference of slope -1/2 just above the largest error, and axes that hold what can be shown."""
     points = [p for c in curves for p in _points(c)]
     if not points:
         style.say(ax, "no error to show")
         ax.set(xticks=[], yticks=[])
         return
-    low, high = min(n for n, _ in points), max(n for n, _ in points)
+    high = max(n for n, _ in points)
+    # a run without noise stops early, at a constant error: it does not set the axis
+    low = min(n for c in curves if c.n and max(c.n) == high for n, _ in _points(c))
     errors = [e for _, e in points]
     start = 1.5 * max(errors)
     ax.plot([low, high], [start, start * math.sqrt(low / high)], zorder=1, **SLOPE)
@@ -71,7 +73,7 @@ def convergence(finding: Finding, ax: Axes | None = None) -> Axes:
         n, error, low, high = (np.asarray(v, dtype=float) for v in (curve.n, curve.error, curve.low, curve.high))
         band = np.isfinite(high) & (low > 0) & (error > 0)
         ax.fill_between(n[band], low[band], high[band], color=style.SERIES[k], alpha=0.16, lw=0)
-    _finish(ax, finding.curves.values())
+    _finish(ax, list(finding.curves.values()))
     gone = [names[s] for s in sites if not _whole(finding.curves[s])]
     ax.set_xlabel(style.noted(LABEL, [style.absent(GONE, gone), note], style.WIDTH - 1))
     ax.set_ylabel("relative error of the mean")
