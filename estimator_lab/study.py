@@ -161,7 +161,9 @@ def compare(
     count = sum(not refusal for row in refusals for refusal in row)
     if not count:
         raise UsageError("; ".join(skipped) + "; name a problem with such sites, see estimator-lab list problems")
-    name = title or (estimators[0].label if len(estimators) == 1 else f"{len(estimators)} estimators compared")
+    name = title or (
+        f"Diagnosis of {estimators[0].label}" if len(estimators) == 1 else f"{len(estimators)} estimators compared"
+    )
     findings: list[Finding] = []
 
     def gathered() -> Diagnosis:
