@@ -59,7 +59,10 @@ def parser() -> argparse.ArgumentParser:
         help="relative bias that counts as small (default: 0.05)",
     )
     study.add_argument(
-        "--alpha", type=_positive(float, "number", 1), default=0.01, help="false-alarm rate per pair (default: 0.01)"
+        "--alpha",
+        type=_positive(float, "number", 1),
+        default=0.01,
+        help="false-alarm rate of the whole study (default: 0.01)",
     )
     study.add_argument("--units-only", action="store_true", help="leave the gradients of weights out, which is faster")
     study.add_argument("--out", type=Path, metavar="JSON", help="save the result, for `estimator-lab report`")
@@ -302,7 +305,7 @@ def _print(result: "Diagnosis") -> None:
     if not console.is_terminal:
         console.width = 140
     tone = {"sound": "green", "violated": "red", "inconclusive": "yellow"}
-    heads = ("relative bias, %", "variance", "cosine", "losses", "µs")
+    heads = ("relative bias, %", "variance", "cosine", "losses", "µs", "draws")
     table = Table("problem", "estimator", box=None, pad_edge=False)
     table.add_column("verdict", no_wrap=True)
     for head in heads:
@@ -312,9 +315,9 @@ def _print(result: "Diagnosis") -> None:
         bias = worst.statistics["relative_bias"]
         table.add_row(
             Text(f.problem_label), Text(f.estimator_label), Text(f"{f.verdict} ({f.status})", tone[f.status]),
-            *(f"{100 * bias.value:.2g} [{100 * bias.low:.2g}, {100 * bias.high:.2g}]".replace(" [nan, nan]", ""),
+            *(f"{_percent(bias.value)} [{_percent(bias.low)}, {_percent(bias.high)}]".replace(" [nan, nan]", ""),
             f"{f.total.statistics['variance'].value:.3g}", f"{f.total.statistics['mean_cosine'].value:.3f}",
-            f"{f.losses:g}", f"{1e6 * f.seconds:.3g}"),
+            f"{f.losses:g}", f"{1e6 * f.seconds:.3g}", f"{f.replicates}"),
         )  # fmt: skip
     console.print(table)
     console.print("per draw of the gradient; relative bias where it is largest, with a 95 % interval", style="dim")
@@ -324,6 +327,11 @@ def _print(result: "Diagnosis") -> None:
     lines += ["", *(f"{f.estimator_label} on {f.problem_label}: {f.words}" for f in shown)]
     for line in lines:
         console.print(Text(line), soft_wrap=not console.is_terminal)
+
+
+def _percent(share: float) -> str:
+    """Two digits, or whole percents from a hundred on."""
+    return f"{100 * share:.2g}" if not share >= 0.995 else f"{100 * share:.0f}"
 
 
 class _Progress:

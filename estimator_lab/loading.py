@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -85,31 +86,40 @@ def _load(target: str, table: Mapping[str, Any], kinds: tuple[type, ...], word: 
     return _make(next(iter(found.values())), arguments, target)
 
 
-def _call(text: str, target: str) -> tuple[str, dict[str, Any]]:
-    """A name with literal keyword arguments."""
+@dataclass(frozen=True)
+class _Arguments:
+    """Literal arguments of a call."""
+
+    positional: tuple[Any, ...] = ()
+    named: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _call(text: str, target: str) -> tuple[str, _Arguments]:
+    """A name with literal arguments."""
     if "(" not in text:
-        return text, {}
+        return text, _Arguments()
     try:
         call = ast.parse(text, mode="eval").body
-        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args):
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
             raise ValueError
-        return call.func.id, {k.arg or "": ast.literal_eval(k.value) for k in call.keywords}
+        named = {k.arg or "": ast.literal_eval(k.value) for k in call.keywords}
+        return call.func.id, _Arguments(tuple(map(ast.literal_eval, call.args)), named)
     except (SyntaxError, ValueError):
         raise UsageError(f"cannot read {target!r}; write Name(key=value, ...) with plain numbers and strings") from None
 
 
-def _make(found: object, arguments: dict[str, Any], target: str) -> object:
+def _make(found: object, arguments: _Arguments, target: str) -> object:
     if not inspect.isclass(found):
-        if arguments:
+        if arguments != _Arguments():
             raise UsageError(f"{target}: an object takes no arguments; name its class")
         return found
     try:
-        inspect.signature(found).bind(**arguments)
+        inspect.signature(found).bind(*arguments.positional, **arguments.named)
     except TypeError as error:
         signature = str(inspect.signature(found)).removesuffix(" -> None")
         raise UsageError(f"{target}: {error}; write it as {found.__name__}{signature}, with values") from None
     try:
-        return found(**arguments)
+        return found(*arguments.positional, **arguments.named)
     except LabError:
         raise
     except (Exception, SystemExit) as error:

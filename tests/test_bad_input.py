@@ -116,7 +116,7 @@ def test_a_constructor_that_raises(fails):
         ("Rebar(temperature=-1)", ("temperature of Rebar is positive", "-1")),
         ("Rebar(tempurature=1)", ("unexpected keyword argument 'tempurature'", "Rebar(temperature: float = 0.5")),
         ("Rebar(temperature='hot')", ("Rebar(temperature='hot') cannot be made",)),
-        ("Rebar(0.1)", ("cannot read 'Rebar(0.1)'", "Name(key=value, ...)")),
+        ("Rebar(x=y)", ("cannot read 'Rebar(x=y)'", "Name(key=value, ...)")),
         ("Rebar(temperature=", ("cannot read",)),
         ("DropIn", ("missing a required argument: 'function'",)),
         ("absent.py", ("there is no file absent.py",)),
