@@ -19,6 +19,9 @@ from estimator_lab.site import Site
 Key = tuple[str, str]
 """``("unit", site)``, ``("weight", name)``, or ``("layer", site)`` for the weights that feed a site."""
 
+PROBES = 8
+"""Samples that are walked through a problem before it is measured."""
+
 Weights = Mapping[str, Tensor]
 Tensors = tuple[Tensor, ...]
 
@@ -80,7 +83,10 @@ class Chain:
         self.weights: dict[str, Tensor] = {k: v.detach() for k, v in given.items()}
         first = next(iter(self.weights.values()))
         self.dtype, self.device = first.dtype, first.device
+        if self.dtype not in (torch.float64, torch.float32):
+            raise UsageError(f"{problem!r} computes in {self.dtype}; give it weights in float64 or float32")
         self.notes: tuple[str, ...] = ()
+        self.loss_scale = 0.0
         self.tally = Tally()
         self._looped = False
         self._check_family(estimator)
@@ -97,12 +103,12 @@ class Chain:
                 raise UsageError(reason)
 
     def _probe(self) -> None:
-        """Walks two hard samples through the problem, checks every shape, and compares vmap with a loop."""
+        """Walks a few hard samples through the problem, checks every shape, and compares vmap with a loop."""
         problem, batch = self.problem, self.problem.batch
         noise = MonteCarlo("probe", repr(problem), device=self.device)
         rows: list[tuple[Tensors, Tensors]] = []
         with forked(derive_seed("probe")):
-            for _ in range(2):
+            for _ in range(PROBES):
                 samples: Tensors = ()
                 thetas: Tensors = ()
                 for spec in problem.sites:
@@ -118,19 +124,36 @@ class Chain:
             )
             calls: list[tuple[Callable[..., Tensor], tuple[Tensors, ...]]] = [(problem.loss, (drawn, known))]
             calls += [(problem.theta, (drawn[:i],)) for i in range(1, len(drawn))]
+            self._check_examples(calls)
+            self.loss_scale = float(problem.loss(self.weights, *rows[0]).detach().abs().mean())
             looped = [self._loop(function, self.weights, False, *groups) for function, groups in calls]
+            apart = "weight" in self.wrt
+            weights = {k: v.expand(PROBES, *v.shape) for k, v in self.weights.items()} if apart else self.weights
             reason = "vmap gives other values than a loop"
             try:
-                mapped = [self._vmap(function, self.weights, False, *groups) for function, groups in calls]
-                precision = 1e4 * torch.finfo(self.dtype).eps
-                agree = all(
-                    torch.allclose(a, b, rtol=precision, equal_nan=True) for a, b in zip(mapped, looped, strict=True)
-                )
+                mapped = [self._vmap(function, weights, apart, *groups) for function, groups in calls]
+                agree = all(self._close(a, b) for a, b in zip(mapped, looped, strict=True))
             except Exception as error:  # whatever the user's function raises under vmap, the loop above ran it
                 agree, reason = False, f"vmap refuses it ({(str(error) or type(error).__name__).splitlines()[0][:120]})"
         if not agree:
             self._looped = True
             self.notes = (f"{problem!r} runs in a loop over replicates, which is slow: {reason}",)
+
+    def _close(self, a: Tensor, b: Tensor) -> bool:
+        return torch.allclose(a, b, rtol=1e4 * torch.finfo(self.dtype).eps, equal_nan=True)
+
+    def _check_examples(self, calls: list[tuple[Callable[..., Tensor], tuple[Tensors, ...]]]) -> None:
+        """Requires the first example's values to stay when the samples of all others change."""
+        for function, groups in calls:
+            one = function(self.weights, *(tuple(t[0, 0] for t in group) for group in groups))
+            for other in range(1, PROBES):
+                mixed = (tuple(torch.cat([t[0, 0, :1], t[0, other, 1:]]) for t in group) for group in groups)
+                if self._close(one[:1], function(self.weights, *mixed)[:1]):
+                    continue
+                raise UsageError(
+                    f"{function.__name__}() of {self.problem!r} mixes examples: the first one's value changes with the "
+                    "samples of others; write it per example (batch normalisation and in-batch losses are not)"
+                )
 
     def _expect(
         self, tensor: object, shape: tuple[int, ...], what: str, axes: str, remedy: str = "", *, extra: bool = False
@@ -299,7 +322,12 @@ class Chain:
     def _pull_back(self, first: Tensor, shared: list[Tensor], cotangent: Tensor) -> tuple[Tensor | None, ...]:
         """Products ``[R, *shape]`` of the first theta's Jacobian with ``cotangent`` ``[R, *first.shape]``."""
         if not self._looped:
-            return torch.autograd.grad(first, shared, cotangent, is_grads_batched=True, allow_unused=True)
+            try:
+                return torch.autograd.grad(
+                    first, shared, cotangent, is_grads_batched=True, allow_unused=True, retain_graph=True
+                )
+            except RuntimeError:  # a backward function of the user's that cannot be batched
+                pass
         rows = [torch.autograd.grad(first, shared, c, retain_graph=True, allow_unused=True) for c in cotangent]
         return tuple(
             None if c[0] is None else torch.stack([t for t in c if t is not None]) for c in zip(*rows, strict=True)

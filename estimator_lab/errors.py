@@ -15,6 +15,10 @@ class TooLarge(UsageError):
     """An exact sum or product rule would need more points than fit; says what to use instead (exit code 3)."""
 
 
+class NotConverged(UsageError):
+    """A quadrature has not settled; says by how much (exit code 3)."""
+
+
 class MeasurementError(LabError):
     """The measurement itself failed, for example on a non-finite gradient (exit code 4).
 

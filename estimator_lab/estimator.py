@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Protocol, Self
 
+import torch
 from torch import Tensor
 
 from estimator_lab.families import Family
@@ -76,8 +77,17 @@ class Estimator(abc.ABC):
         return repr(self).removesuffix("()")
 
     def __repr__(self) -> str:
-        arguments = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if not k.startswith("_"))
+        shown = {k: getattr(v, "__qualname__", None) or repr(v) for k, v in vars(self).items() if not k.startswith("_")}
+        arguments = ", ".join(f"{k}={v}" for k, v in shown.items())
         return f"{type(self).__qualname__}({arguments})"
+
+
+def derivative(loss: Tensor, at: Tensor) -> Tensor:
+    """Derivative of a summed loss at a leaf; zero where the loss does not depend on it."""
+    if not loss.requires_grad:
+        return torch.zeros_like(at)
+    (slope,) = torch.autograd.grad(loss.sum(), at, allow_unused=True)
+    return torch.zeros_like(at) if slope is None else slope
 
 
 def about(estimator: Estimator) -> dict[str, str]:

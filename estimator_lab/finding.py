@@ -15,7 +15,7 @@ from estimator_lab.statistics import Estimate, Group, describe, verdict
 from estimator_lab.truth import Truth
 
 LEVELS = {"unit": "site", "layer": "layer", "weight": "weight", "total": "total"}
-EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "bfloat16": 2.0**-7, "float16": 2.0**-10}
+EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23}
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,9 @@ def group_of(record: Record, truth: Truth, key: Key) -> Group:
     target = np.concatenate([truth.mean[k].ravel() for k in record.layout.groups[key]])
     noisy = None
     if truth.record is not None:
-        noisy = truth.record.batches.means()[:, truth.record.layout.columns(key)]
+        spans = truth.record.layout.spans
+        own = np.concatenate([np.arange(spans[k].start, spans[k].stop) for k in record.layout.groups[key]])
+        noisy = truth.record.batches.means()[:, own]
     return Group(
         batches=batches[:, columns],
         size=record.batch_size,
@@ -157,6 +159,8 @@ def group_of(record: Record, truth: Truth, key: Key) -> Group:
         truth_batches=noisy,
         scalars={name: batches[:, i] for name, i in record.layout.scalar_columns(key).items()},
         resolution=EPSILON[record.plan.dtype],
+        random=record.random,
+        loss=record.loss,
     )
 
 
@@ -312,7 +316,7 @@ def conclude(rows: tuple[Row, ...], word: str, claim: bool | None, margin: float
     def place(row: Row) -> str:
         return f"{row.level} {row.name}"
 
-    seen = [r for r in rows if r.p_holm <= alpha and r.verdict != "exact"]
+    seen = [r for r in rows if r.verdict != "exact" and (r.p_holm <= alpha or r.verdict.startswith("biased"))]
     if seen:
         worst = max(
             seen, key=lambda r: r.statistics["relative_bias"].value if r.statistics["relative_bias"].value > 0 else 0
@@ -335,7 +339,7 @@ def conclude(rows: tuple[Row, ...], word: str, claim: bool | None, margin: float
     limit = (
         f"a bias of up to {percent(worst.high)} at {place(worst)} cannot be excluded"
         if math.isfinite(worst.high)
-        else (f"too few draws carry the error at {place(worst)} to say anything")
+        else f"too few draws carry the error at {place(worst)}, or its true gradient is zero, to say anything"
     )
     needed = max(r.needed for r in open_rows)
     remedy = f"; about {needed:,} replicates would decide it" if needed else ""

@@ -98,6 +98,7 @@ class Measurement:
             tally.backwards if tally else float("nan"),
             spent,
             drawn or self._varies(moments),
+            getattr(self.source, "loss_scale", 0.0),
             self.notes,
         )
 
@@ -197,7 +198,7 @@ def prepare(
         UsageError: a shape or a family does not fit.
         MeasurementError: the estimator mixes replicates.
     """
-    estimator = fit(estimator, problem, seed)
+    estimator = fit(estimator, problem, seed, min(2**14, 4 * replicates) or 2**14)
     chain = Chain(problem, estimator, wrt)
     chain.check_mixing()
     with forked(0):
@@ -283,8 +284,8 @@ def measure(
     return prepare(problem, estimator, seed=seed, wrt=wrt, replicates=replicates).run(replicates)
 
 
-def fit(estimator: Estimator, problem: Problem, seed: int, replicates: int = 2**14) -> Estimator:
-    """The estimator with its learned parts fitted on draws of its own."""
+def fit(estimator: Estimator, problem: Problem, seed: int, replicates: int) -> Estimator:
+    """The estimator with its learned parts fitted on so many draws of its own."""
 
     def mean_gradient(other: Estimator) -> dict[str, Tensor]:
         chain = Chain(problem, other, ("unit",))
@@ -292,7 +293,7 @@ def fit(estimator: Estimator, problem: Problem, seed: int, replicates: int = 2**
         total: dict[str, Tensor] = {}
         parts = 16
         for _ in range(parts):
-            for (_, site), g in chain.draw(replicates // parts, noise).items():
+            for (_, site), g in chain.draw(-(-replicates // parts), noise).items():
                 total[site] = total.get(site, torch.zeros_like(g[0])) + g.mean(0) / parts
         return total
 
@@ -338,7 +339,14 @@ def exact_moments(
 def _integrate(chain: Chain, nodes: int) -> dict[Key, Moments]:
     """Moments over the whole product grid, a chunk of nodes at a time."""
     learn = ProductRule(nodes)
-    chain.draw(1, learn)
+    with forked(derive_seed("integrate")):
+        before = torch.get_rng_state()
+        chain.draw(1, learn)
+        if not torch.equal(before, torch.get_rng_state()):
+            raise UsageError(
+                f"{chain.estimator!r} draws from torch's global random stream, which no product rule can integrate; "
+                "draw from site.uniform() and site.sample(), or sample with estimator_lab.measure"
+            )
     if learn.total > GRID_LIMIT:
         raise TooLarge(
             f"exact moments of {chain.estimator!r} on {chain.problem!r} need a grid of {learn.total:.3g} points for "

@@ -1,6 +1,7 @@
 """What is differentiated: a chain of stochastic layers and a loss."""
 
 import abc
+import hashlib
 from collections.abc import Callable, Mapping
 
 from torch import Tensor
@@ -103,4 +104,10 @@ class Objective(OneSite):
         return self._f(x)
 
     def __repr__(self) -> str:
-        return f"Objective({self.family!r}, f={self.name}, units={self._theta.shape[0]})"
+        digest = hashlib.sha256(self._theta.cpu().numpy().tobytes()).hexdigest()[:8]
+        return f"Objective({self.family!r}, f={self.name}, units={self._theta.shape[0]}, theta={digest})"
+
+    @property
+    def label(self) -> str:
+        """Name of the function."""
+        return self.name

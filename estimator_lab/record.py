@@ -13,10 +13,7 @@ from estimator_lab.chain import Key
 from estimator_lab.errors import UsageError
 from estimator_lab.moments import Array, Batches, Moments
 from estimator_lab.plan import Plan
-
-SCALARS = ("square", "fourth", "inner", "norm2", "cosine", "zero", "descent", "agreement")
-"""Per-replicate scalars kept for every group, against the reference gradient g: |x - g|^2, |x - g|^4, <x, g>, |x|^2,
-cos(x, g), 1[x = 0], 1[<x, g> > 0], and the share of coordinates with g_j != 0 whose sign agrees."""
+from estimator_lab.statistics.group import SCALARS
 
 
 @dataclass(frozen=True)
@@ -105,6 +102,7 @@ class Record:
         backwards: differentiated loss evaluations per replicate.
         seconds: time spent drawing, in all. Not part of the result's identity.
         random: whether any random number was drawn; if not, every replicate is the same.
+        loss: typical absolute value of the loss, which sets the rounding to expect; 0 if not known.
         notes: what the run had to say.
     """
 
@@ -119,6 +117,7 @@ class Record:
     backwards: float
     seconds: float
     random: bool
+    loss: float
     notes: tuple[str, ...] = ()
 
     @property
@@ -151,6 +150,7 @@ class Record:
             self.backwards,
             self.seconds + other.seconds,
             self.random or other.random,
+            self.loss,
             tuple(dict.fromkeys(self.notes + other.notes)),
         )
 

@@ -96,6 +96,8 @@ def diagnose(
         MeasurementError: a gradient is not finite, or replicates are not independent.
     """
     if isinstance(estimator, GradientSampler):
+        if on is not None or truth is not None:
+            raise UsageError(f"{estimator!r} brings its own problem and truth; leave `on` and `truth` out")
         return gather(
             [_examine_sampler(estimator, seed, budget, margin, alpha)], estimator.label, margin=margin, alpha=alpha
         )
@@ -149,7 +151,11 @@ def compare(
         raise UsageError(f"a truth belongs to one problem; {len(problems)} were given")
     if not estimators or not problems:
         raise UsageError("name at least one estimator and one problem")
-    problems = list(dict.fromkeys(problems))
+    problems = list({id(p): p for p in problems}.values())
+    for named in (problems, estimators):
+        names = [repr(x) for x in named]
+        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise UsageError(f"{twice[0]} is the name of two; names seed and label the draws: give each its own repr")
     if not (margin > 0 and 0 < alpha < 1):
         raise UsageError(f"margin is positive and alpha between 0 and 1; found margin={margin}, alpha={alpha}")
     refusals = [[misfit(e, p) for p in problems] for e in estimators]

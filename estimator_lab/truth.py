@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 
 from estimator_lab.chain import Chain, Key
-from estimator_lab.errors import TooLarge, UsageError
+from estimator_lab.errors import NotConverged, TooLarge, UsageError
 from estimator_lab.estimator import Estimator
 from estimator_lab.estimators import Exact, LeaveOneOut, LocalExpectation
 from estimator_lab.measurement import prepare, prepare_sampler
@@ -40,19 +40,20 @@ class Truth:
         A quadrature is repeated with three quarters of the nodes; the two must agree to 1e-7 of the gradient's norm.
 
         Raises:
-            TooLarge: more than 2^22 joint states.
-            UsageError: the quadrature has not converged.
+            TooLarge: too many joint states.
+            NotConverged: the quadrature has not settled.
         """
         mean = cls._sum(problem, nodes, wrt)
         continuous = any(not s.family.discrete for s in problem.sites)
         if continuous:
             coarse = cls._sum(problem, 3 * nodes // 4, wrt)
-            for key, fine in mean.items():
-                error = float(np.linalg.norm(fine - coarse[key])) / max(float(np.linalg.norm(fine)), 1e-300)
+            for kind in dict.fromkeys(key[0] for key in mean):
+                fine, rough = (np.concatenate([m[k].ravel() for k in m if k[0] == kind]) for m in (mean, coarse))
+                error = float(np.linalg.norm(fine - rough)) / max(float(np.linalg.norm(fine)), 1e-300)
                 if error > 1e-7:
-                    raise UsageError(
-                        f"the quadrature of {problem!r} has not converged: {nodes} and {3 * nodes // 4} nodes differ "
-                        f"by a relative {error:.1e} in {key}; use more nodes, or Truth.estimated"
+                    raise NotConverged(
+                        f"the quadrature of {problem!r} has not converged: the {kind} gradients by {nodes} and "
+                        f"{3 * nodes // 4} nodes differ by a relative {error:.1e}; use more nodes, or Truth.estimated"
                     )
         states = 1.0
         for site in problem.sites:
@@ -89,10 +90,13 @@ class Truth:
     def of(
         cls, problem: Problem, seed: int = 0, wrt: tuple[str, ...] = ("unit", "weight"), replicates: int = 2**14
     ) -> Self:
-        """Exact where the states can be summed, else estimated by the least noisy unbiased estimator at hand."""
+        """Exact where the states can be summed and the quadrature settles.
+
+        Else estimated by the least noisy unbiased estimator at hand: local expectation, or leave-one-out over 16 paths.
+        """
         try:
             return cls.exact(problem, wrt)
-        except TooLarge:
+        except (TooLarge, NotConverged):
             discrete = all(site.family.discrete for site in problem.sites)
             return cls.estimated(problem, LocalExpectation() if discrete else LeaveOneOut(16), replicates, seed, wrt)
 

@@ -26,7 +26,7 @@ import pytest
 import estimator_lab as lab
 from estimator_lab import cli
 from estimator_lab.estimator import about
-from estimator_lab.estimators.exact import STATE_LIMIT
+from estimator_lab.estimators.exact import NUMBER_LIMIT
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "estimator_lab"
@@ -186,7 +186,7 @@ def problems() -> str:
             states *= site.family.rule_size(1) ** math.prod(site.units)
             continuous |= not site.family.discrete
             sites.append(f"{math.prod(site.units)} {type(site.family).__name__}")
-        truth = "quadrature" if continuous else f"sum over {states} states" if states <= STATE_LIMIT else "estimated"
+        truth = "quadrature" if continuous else f"sum over {states} states" if states <= NUMBER_LIMIT else "estimated"
         summary = inspect.cleandoc(type(problem).__doc__).split("\n\n")[0].replace("\n", " ").replace("``", "`")
         rows.append((f"`{type(problem).__name__}`", " → ".join(sites), str(problem.batch), truth, summary))
     return table(("name", "layers", "examples", "truth", "what it is"), rows)

@@ -574,7 +574,7 @@ def test_third_moments_are_exact():
 def test_too_large_a_grid_says_what_to_do():
     with pytest.raises(TooLarge, match=r"grid of 3\.57e\+12 points for 5 random numbers.*estimator_lab\.measure"):
         exact_moments(TwoLayer(batch=1), StraightThroughGumbelSoftmax(), nodes=108)  # (3 * 108)^5
-    with pytest.raises(TooLarge, match=r"more than the 4194304 that are summed.*Truth\.estimated"):
+    with pytest.raises(TooLarge, match=r"more than the 67108864 that are summed.*Truth\.estimated"):
         Truth.exact(bits(lambda x: x.sum(-1), *[0.3] * 23))
 
 

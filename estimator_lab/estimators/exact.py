@@ -10,8 +10,9 @@ from estimator_lab.errors import TooLarge
 from estimator_lab.estimator import Downstream, Estimator
 from estimator_lab.site import Site
 
-STATE_LIMIT = 2**22
-"""Largest number of joint states, over all sites walked so far, that is summed at once."""
+NUMBER_LIMIT = 2**26
+"""Largest tensor of values that a sum may make: joint states of all sites walked so far, times replicates, examples and
+units."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Exact(Estimator):
         nodes: quadrature nodes per Gaussian unit.
 
     Raises:
-        TooLarge: more than 2^22 joint states.
+        TooLarge: more than 2^26 numbers: joint states times replicates, examples and units.
     """
 
     nodes: int = 64
@@ -45,10 +46,12 @@ class Exact(Estimator):
         """The expected loss over this site, the sum prepended as an axis and taken at once."""
         size = site.family.rule_size(self.nodes)
         states = math.prod(site.theta.shape[: site.lead - 2]) * float(size) ** site.size
-        if states > STATE_LIMIT:
+        numbers = states * math.prod(site.theta.shape[site.lead - 2 :])
+        if numbers > NUMBER_LIMIT:
             raise TooLarge(
-                f"site {site.name!r} brings {states:.3g} joint states, more than the {STATE_LIMIT} that are summed; "
-                "use an estimator that samples, or for a truth Truth.estimated"
+                f"site {site.name!r} brings {states:.3g} joint states and so {numbers:.3g} numbers, more than the "
+                f"{NUMBER_LIMIT} that are summed at once; use an estimator that samples, and estimate the truth "
+                "(estimator_lab.Truth.estimated)"
             )
         value, weight = site.family.rule(site.theta, self.nodes)
         # one index per unit and state of the layer: unit d takes its point (state // size^d) % size
@@ -59,4 +62,7 @@ class Exact(Estimator):
         tail = (1,) * len(site.family.value_shape)
         values = value.gather(0, index.reshape(*index.shape, *tail).expand(-1, *value.shape[1:]))
         weights = weight.gather(0, index).flatten(1 + site.lead).prod(-1)
-        return (weights * downstream(values)).sum(0)
+        loss = downstream(values)
+        # The gradients of the weights sum to zero: taking the mean off the loss changes nothing but what has to cancel.
+        mean = (weights * loss).sum(0).detach()
+        return (weights * (loss - mean)).sum(0) + mean

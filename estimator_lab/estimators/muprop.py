@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from estimator_lab.estimator import Downstream, Estimator
+from estimator_lab.estimator import Downstream, Estimator, derivative
 from estimator_lab.estimators.mean_field import MeanField
 from estimator_lab.families import Discrete
 from estimator_lab.site import Site
@@ -35,7 +34,7 @@ class MuProp(Estimator):
         loss = downstream(value)
         centre = mean.detach().requires_grad_()
         smooth = downstream(centre, using=MeanField())
-        (slope,) = torch.autograd.grad(smooth.sum(), centre)
+        slope = derivative(smooth, centre)
         linear = (slope * (value - centre.detach())).flatten(site.lead).sum(-1)
         through = (slope * (mean - centre.detach())).flatten(site.lead).sum(-1)
         return loss + site.score(value, loss - smooth - linear) + through

@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from estimator_lab.errors import UsageError
-from estimator_lab.estimator import Downstream, Estimator
+from estimator_lab.estimator import Downstream, Estimator, derivative
 from estimator_lab.estimators.mean_field import MeanField
 from estimator_lab.families import Discrete
 from estimator_lab.site import Site
@@ -66,5 +65,5 @@ class Rebar(Estimator):
         loss = downstream(value)
         free = downstream(family.squash(z, self.temperature), using=MeanField())
         given = downstream(family.squash(conditioned, self.temperature), using=MeanField())
-        (slope,) = torch.autograd.grad((free - given).sum(), leaf)
+        slope = derivative(free - given, leaf)
         return loss + site.score(value, loss - self.eta * given) + site.inject(self.eta * slope)

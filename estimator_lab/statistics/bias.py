@@ -81,23 +81,25 @@ def bias_interval(group: Group, low_alpha: float, high_alpha: float) -> tuple[fl
 
     `P(bias < low) <= low_alpha`, `P(bias > high) <= high_alpha`, widened by `group.floor` for rounding. A group without
     noise gets the difference itself, give or take rounding, or `(0, floor)` when it equals the truth.
-    nan below 8 paired batches. Conservative when the bias avoids the noisiest directions.
+    nan below 8 paired batches, and where random draws are all alike and off the truth. Conservative when the bias
+    avoids the noisiest directions.
     """
     if group.deterministic:
         if group.exact:
             return 0.0, group.floor
         gap, floor = np.abs(group.mean - group.truth_mean), group.coordinate_floor
         return float(np.linalg.norm(np.maximum(gap - floor, 0.0))), float(np.linalg.norm(gap + floor))
-    if group.pairing.batches < FEWEST_BATCHES:
+    if group.pairing.batches < FEWEST_BATCHES or group.constant:
         return np.nan, np.nan
     low, high = norm_interval(group.pairing.difference, low_alpha, high_alpha)
     return max(low - group.floor, 0.0), high + group.floor
 
 
 def truth_norm(group: Group) -> float:
-    """`||g||`, debiased when the truth is noisy; 0 when its debiased square is negative, nan from a single batch."""
+    """`||g||`, debiased when the truth is noisy; 0 when that is rounding or negative, nan from a single batch."""
     if not noisy(group):
-        return float(np.linalg.norm(group.truth_mean))
+        norm = float(np.linalg.norm(group.truth_mean))
+        return norm if norm > group.floor else 0.0
     if group.pairing.batches < 2:
         return np.nan
     return float(np.sqrt(max(group.pairing.truth.debiased, 0.0)))
@@ -172,9 +174,9 @@ def replicates_needed(group: Group, margin: float, alpha: float, power: float) -
 
     `U < A = z_power sqrt(2 tr Omega^2)` must exclude `margin * ||g||`; Omega falls like 1/R. A Monte Carlo truth is
     taken to grow in proportion. The group's own draws are the pilot. 0 where no relative margin exists (`||g||` is 0 or
-    not distinguishable from it), or the pilot has too few batches to plan from; R when there is no noise.
+    not distinguishable from it), or the pilot has too few batches to plan from; R when no noise was seen.
     """
-    if group.deterministic:
+    if group.constant:
         return group.replicates
     if group.pairing.batches < FEWEST_BATCHES or not (norm := truth_norm(group)) > 0:
         return 0

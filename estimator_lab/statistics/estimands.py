@@ -47,11 +47,11 @@ def describe(group: Group, level: float = 0.95) -> dict[str, Estimate]:
     Cost: O(K^2 d) once per group, 0.1 s for K = 40 and d = 1e5.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        if group.deterministic:
+        if group.constant:
             found = _without_noise(group)
         else:
             found = _errors(group, level) | _moments(group, level) | _directions(group, level)
-    if group.pairing.batches < FEWEST_BATCHES and not group.deterministic:
+    if group.pairing.batches < FEWEST_BATCHES and not group.constant:
         found = {name: replace(one, low=np.nan, high=np.nan) for name, one in found.items()}
     return {name: found[name] for name in ORDER}
 

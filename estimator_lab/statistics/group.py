@@ -10,9 +10,12 @@ from estimator_lab.statistics.gram import Array
 from estimator_lab.statistics.pairing import Pairing, pair
 
 SCALARS = ("square", "fourth", "inner", "norm2", "cosine", "zero", "descent", "agreement")
+"""Per-replicate scalars kept for every group, against the reference gradient g: |x - g|^2, |x - g|^4, <x, g>, |x|^2,
+cos(x, g), 1[x = 0], 1[<x, g> > 0], and the share of coordinates with g_j != 0 whose sign agrees."""
 FEWEST_BATCHES = 8
 GATE = 30.0
 FLOOR = 64.0
+CANCELLATION = 4.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Group:
             "fourth" `||x - g||^4`, "inner" `<x, g>`, "norm2" `||x||^2`, "cosine" (0 for zero draws), "zero" `1[x = 0]`,
             "descent" `1[<x, g> > 0]`, "agreement" (share of the coordinates with `g_j != 0` whose sign is right).
         resolution: relative rounding of the dtype that drew the estimate.
+        random: whether the estimator drew random numbers.
+        loss: typical absolute value of the loss, 0 if not known.
 
     Raises:
         ValueError: shapes disagree, a scalar is missing, or a number is not finite.
@@ -59,6 +64,8 @@ class Group:
     truth_batches: Array | None
     scalars: Mapping[str, Array]
     resolution: float
+    random: bool = False
+    loss: float = 0.0
 
     def __post_init__(self) -> None:
         """Check shapes and finiteness once, so that no statistic has to."""
@@ -110,11 +117,13 @@ class Group:
     def coordinate_floor(self) -> Array:
         """[d] difference per coordinate that rounding explains.
 
-        64 resolutions of the coordinate's own truth, or of the root mean square of all where that is larger. A truth
-        that is zero throughout has no scale; the root mean square of the draws takes its place.
+        64 resolutions of the coordinate's own truth, or of the root mean square of all where that is larger; and 4
+        resolutions of the loss, whose values cancel in a gradient. A truth that is zero throughout has no scale; the
+        root mean square of the draws takes its place.
         """
         square = float(np.mean(self.truth**2)) or float(np.mean(self.mean**2 + self.variance))
-        return FLOOR * self.resolution * np.maximum(np.abs(self.truth), np.sqrt(square))
+        own = FLOOR * np.maximum(np.abs(self.truth), np.sqrt(square))
+        return self.resolution * np.maximum(own, CANCELLATION * self.loss)
 
     @property
     def floor(self) -> float:
@@ -122,20 +131,30 @@ class Group:
         return float(np.linalg.norm(self.coordinate_floor))
 
     @cached_property
-    def deterministic(self) -> bool:
-        """All R draws, and the truth, are constant up to rounding.
-
-        This is no proof that the estimator has no noise: an event that R draws never showed may have a probability of
-        up to `log(1/alpha)/R`.
-        """
+    def constant(self) -> bool:
+        """All R draws, and the truth, are constant up to rounding."""
         floor = self.coordinate_floor
         still = self.truth_batches is None or bool((np.ptp(self.truth_batches, axis=0) <= floor).all())
         return still and bool((np.sqrt(self.variance) <= floor).all())
 
     @cached_property
+    def agrees(self) -> bool:
+        """The mean is the truth up to rounding in every coordinate."""
+        return bool((np.abs(self.mean - self.truth_mean) <= self.coordinate_floor).all())
+
+    @property
+    def deterministic(self) -> bool:
+        """Constant, and either without any random number or equal to the truth.
+
+        Draws that are random, all alike and off the truth prove nothing: an event that R draws never showed may have a
+        probability of up to `log(1/alpha)/R`, and may carry the whole difference.
+        """
+        return self.constant and (self.agrees or not self.random)
+
+    @property
     def exact(self) -> bool:
-        """Deterministic, and equal to the truth up to rounding in every coordinate."""
-        return self.deterministic and bool((np.abs(self.mean - self.truth_mean) <= self.coordinate_floor).all())
+        """Constant, and equal to the truth up to rounding in every coordinate."""
+        return self.constant and self.agrees
 
     @cached_property
     def effective_sample(self) -> float:
@@ -151,6 +170,8 @@ class Group:
         """Whether tests and intervals may lead to a claim.
 
         Needs 8 paired batches and n_eff >= 30: below, a few rare draws carry the error, and batch means are neither
-        symmetric nor nearly normal. A deterministic group needs neither.
+        symmetric nor nearly normal. A deterministic group needs neither; constant draws of a random estimator that are
+        off the truth never decide.
         """
-        return self.deterministic or (self.pairing.batches >= FEWEST_BATCHES and self.effective_sample >= GATE)
+        enough = self.pairing.batches >= FEWEST_BATCHES and self.effective_sample >= GATE
+        return self.deterministic or (enough and not self.constant)

@@ -10,7 +10,8 @@ from estimator_lab.statistics.group import Group
 def test_unbiased(group: Group) -> float:
     """p-value of "the mean of the estimator is the truth".
 
-    - All draws alike and an exact truth: 1 if every coordinate agrees up to rounding, else 0.
+    - All draws alike and an exact truth: 1 if every coordinate agrees up to rounding; else 0 where no random number was
+      drawn, and 1 where an event that never showed may carry the difference.
     - Fewer than 8 paired batches, or n_eff < 30: 1. Nothing is claimed of errors that a few rare draws carry.
     - One coordinate: the larger of the p-values of t and of t after Hall's skewness transformation.
     - Otherwise the cumulant-matched sign-flip test of the paired batches.

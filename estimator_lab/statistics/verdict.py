@@ -102,7 +102,7 @@ def _word(group: Group, margin: float, alpha: float, share: float, adjusted: flo
 
 
 def _needed(group: Group, margin: float, share: float) -> int:
-    if not truth_norm(group) > 0:
+    if not truth_norm(group) > 0 or group.constant:  # constant draws show no noise to plan from
         return 0
     # these draws did not decide it, so no plan may say that so many would; n_eff grows like R at best
     gate = group.replicates * max(2.0, GATE / group.effective_sample, FEWEST_BATCHES / group.pairing.batches)
