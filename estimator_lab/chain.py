@@ -87,6 +87,7 @@ class Chain:
             raise UsageError(f"{problem!r} computes in {self.dtype}; give it weights in float64 or float32")
         self.notes: tuple[str, ...] = ()
         self.loss_scale = 0.0
+        self.dead: frozenset[Key] = frozenset()  # gradients that no path led to in the last draw
         self.tally = Tally()
         self._looped = False
         self._check_family(estimator)
@@ -307,9 +308,11 @@ class Chain:
             if loss.requires_grad:
                 grads = torch.autograd.grad(loss.mean(0).sum() / scale, inputs, allow_unused=True)
             result: dict[Key, Tensor] = {}
+            dead: set[Key] = set()
             if "unit" in self.wrt:
                 for spec, leaf, g in zip(problem.sites, leaves, grads, strict=False):
                     result["unit", spec.name] = torch.zeros_like(leaf) if g is None else g.detach() * scale
+                    dead |= {("unit", spec.name)} if g is None else set()
             if by_weight:
                 early: tuple[Tensor | None, ...] = (None,) * len(shared)
                 if first.requires_grad and grads[0] is not None:
@@ -317,6 +320,8 @@ class Chain:
                 for (name, leaf), late, pulled in zip(weights.items(), grads[len(leaves) :], early, strict=True):
                     parts = [g.detach() for g in (late, pulled) if g is not None]
                     result["weight", name] = sum(parts[1:], start=parts[0]) if parts else torch.zeros_like(leaf)
+                    dead |= set() if parts else {("weight", name)}
+            self.dead = frozenset(dead)
         return result
 
     def _pull_back(self, first: Tensor, shared: list[Tensor], cotangent: Tensor) -> tuple[Tensor | None, ...]:

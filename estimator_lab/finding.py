@@ -159,7 +159,7 @@ def group_of(record: Record, truth: Truth, key: Key) -> Group:
         truth_batches=noisy,
         scalars={name: batches[:, i] for name, i in record.layout.scalar_columns(key).items()},
         resolution=EPSILON[record.plan.dtype],
-        random=record.random,
+        random=record.random and not record.dead.issuperset(record.layout.groups[key]),
         loss=record.loss,
     )
 
@@ -339,6 +339,8 @@ def conclude(rows: tuple[Row, ...], word: str, claim: bool | None, margin: float
     limit = (
         f"a bias of up to {percent(worst.high)} at {place(worst)} cannot be excluded"
         if math.isfinite(worst.high)
+        else f"all draws are alike at {place(worst)} and off the truth, which an event never drawn may explain"
+        if worst.statistics["variance"].value == 0
         else f"too few draws carry the error at {place(worst)}, or its true gradient is zero, to say anything"
     )
     needed = max(r.needed for r in open_rows)

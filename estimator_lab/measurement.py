@@ -99,6 +99,7 @@ class Measurement:
             spent,
             drawn or self._varies(moments),
             getattr(self.source, "loss_scale", 0.0),
+            getattr(self.source, "dead", frozenset()),
             self.notes,
         )
 

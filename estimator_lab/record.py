@@ -103,6 +103,7 @@ class Record:
         seconds: time spent drawing, in all. Not part of the result's identity.
         random: whether any random number was drawn; if not, every replicate is the same.
         loss: typical absolute value of the loss, which sets the rounding to expect; 0 if not known.
+        dead: gradients that are zero because no path leads to them, whatever is drawn.
         notes: what the run had to say.
     """
 
@@ -118,6 +119,7 @@ class Record:
     seconds: float
     random: bool
     loss: float
+    dead: frozenset[Key]
     notes: tuple[str, ...] = ()
 
     @property
@@ -151,6 +153,7 @@ class Record:
             self.seconds + other.seconds,
             self.random or other.random,
             self.loss,
+            self.dead & other.dead,
             tuple(dict.fromkeys(self.notes + other.notes)),
         )
 

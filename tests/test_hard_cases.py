@@ -188,3 +188,25 @@ def test_a_sum_too_large_for_memory_is_refused_by_its_size():
     theta = torch.zeros(22, dtype=torch.float64)
     with pytest.raises(lab.TooLarge, match="joint states"):
         lab.Truth.exact(lab.Objective(lab.Bernoulli(), theta, lambda x: x.sum(-1), "wide"))
+
+
+class Detached(lab.Estimator):
+    """A gradient path that is cut by mistake."""
+
+    unbiased = True
+
+    def surrogate(self, site, downstream):
+        return downstream((site.sample() + site.mean - site.mean.detach()).detach())
+
+
+def test_a_path_that_is_cut_is_a_bias():
+    """The draws are random and all alike here too, but no event could ever make a difference."""
+    found = lab.diagnose(Detached(), on=lab.problems.QuadraticForm(), budget=4096).findings[0]
+    assert found.status == "violated"
+    assert "zero in every draw" in found.notes[0]
+
+
+def test_a_black_box_takes_no_other_problem_or_truth():
+    sampler = lab.GradientSampler(lambda: {"w": torch.randn(2)}, {"w": torch.zeros(2)}, "noise")
+    with pytest.raises(lab.UsageError, match="brings its own"):
+        lab.diagnose(sampler, on=TWO)
