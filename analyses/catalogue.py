@@ -1,0 +1,31 @@
+"""What the two catalogue studies share: every estimator of the table on some problems, saved and reported."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+import estimator_lab as lab
+
+REPORTS = Path(__file__).parent.parent / "reports"
+
+
+def run(name: str, title: str, problems: Sequence[lab.Problem], replicates: int, about: str | None) -> None:
+    """Measures, saves and reports as ``reports/<name>.{json,pdf}``; takes --replicates and --out."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--replicates", type=int, default=replicates)
+    parser.add_argument("--out", type=Path, default=REPORTS)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)  # the tensors are small: threads would only cost
+    result = lab.compare(
+        [e for e in lab.estimators.ESTIMATORS if not isinstance(e, lab.estimators.Exact)],  # the truth itself
+        on=problems,
+        budget=options.replicates,
+        title=title,
+        command=f"python analyses/{name}.py --replicates {options.replicates}",
+    )
+    result.save(options.out / f"{name}.json")
+    result.report(options.out / f"{name}.pdf")
+    print(result.summary())
