@@ -274,7 +274,7 @@ def _estimate(data: Mapping[str, float | str | None]) -> Estimate:
 
 
 def _finding(data: Mapping[str, Any]) -> Finding:
-    numbers = ("p", "p_holm", "low", "high", "detectable")
+    numbers = ("p", "p_holm", "low", "high", "detectable", "norm")
     rows = tuple(
         Row(
             **{

@@ -12,6 +12,7 @@ from estimator_lab.errors import MeasurementError
 from estimator_lab.moments import Array
 from estimator_lab.record import Record
 from estimator_lab.statistics import Estimate, Group, describe, verdict
+from estimator_lab.statistics.bias import truth_norm
 from estimator_lab.truth import Truth
 
 LEVELS = {"unit": "site", "layer": "layer", "weight": "weight", "total": "total"}
@@ -36,6 +37,7 @@ class Row:
         detectable: smallest relative bias that the test would have found with probability 0.95.
         needed: replicates that would probably decide the row; 0 when it is decided.
         tested: True for sites and layers, which share the false-alarm rate; other rows are shown for information.
+        norm: of the true gradient; where that is estimated, with the noise of the estimate removed.
     """
 
     level: str
@@ -50,6 +52,7 @@ class Row:
     detectable: float
     needed: int
     tested: bool
+    norm: float
 
 
 @dataclass(frozen=True)
@@ -223,7 +226,8 @@ def find(
         one = (judged if is_tested else verdict({f"{kind} {name}": group}, margin, share)).groups[f"{kind} {name}"]
         p_holm = min(1.0, one.p_holm * pairs) if is_tested else math.nan
         described = LEVELS[kind], name, group.dimension, describe(group)
-        rows.append(Row(*described, one.p, p_holm, one.word, one.low, one.high, one.detectable, one.needed, is_tested))
+        judgement = one.word, one.low, one.high, one.detectable, one.needed, is_tested
+        rows.append(Row(*described, one.p, p_holm, *judgement, truth_norm(group)))
     own = tuple(r for r in rows if r.tested)
     word, status, words = conclude(own, judged.word, claim, margin, alpha)
     layout = record.layout
