@@ -155,6 +155,20 @@ class Diagnosis:
         ]  # fmt: skip
         return pd.DataFrame(rows)
 
+    def ratio_frame(self) -> "pd.DataFrame":
+        """Variance ratios to the reference, plain and times the ratio of loss evaluations ("work"), with intervals."""
+        import pandas as pd
+
+        rows = [
+            {
+                "problem": r.problem, "estimator": r.estimator, "reference": r.reference, "level": r.level, "name": r.name,
+                "variance": r.variance.value, "variance_low": r.variance.low, "variance_high": r.variance.high,
+                "work": r.work.value, "work_low": r.work.low, "work_high": r.work.high,
+            }
+            for r in self.ratios
+        ]  # fmt: skip
+        return pd.DataFrame(rows)
+
     def report(self, path: str | Path) -> None:
         """Writes the report as a PDF.
 

@@ -225,11 +225,25 @@ def find(
         is_tested = (kind, name) in tested
         one = (judged if is_tested else verdict({f"{kind} {name}": group}, margin, share)).groups[f"{kind} {name}"]
         p_holm = min(1.0, one.p_holm * pairs) if is_tested else math.nan
-        described = LEVELS[kind], name, group.dimension, describe(group)
-        judgement = one.word, one.low, one.high, one.detectable, one.needed, is_tested
-        rows.append(Row(*described, one.p, p_holm, *judgement, truth_norm(group)))
+        rows.append(
+            Row(
+                level=LEVELS[kind],
+                name=name,
+                size=group.dimension,
+                statistics=describe(group),
+                p=one.p,
+                p_holm=p_holm,
+                verdict=one.word,
+                low=one.low,
+                high=one.high,
+                detectable=one.detectable,
+                needed=one.needed,
+                tested=is_tested,
+                norm=truth_norm(group),
+            )
+        )
     own = tuple(r for r in rows if r.tested)
-    word, status, words = conclude(own, judged.word, claim, margin, alpha)
+    word, status, words = conclude(own, judged.word, claim, margin, alpha, record.replicates)
     layout = record.layout
     units = {
         site: UnitMap(
@@ -310,7 +324,9 @@ def percent(share: float) -> str:
     )
 
 
-def conclude(rows: tuple[Row, ...], word: str, claim: bool | None, margin: float, alpha: float) -> tuple[str, str, str]:
+def conclude(
+    rows: tuple[Row, ...], word: str, claim: bool | None, margin: float, alpha: float, replicates: int
+) -> tuple[str, str, str]:
     """Verdict, status and sentence of a finding, from its tested rows.
 
     A claim of unbiasedness is violated by any bias that the tests find, also by one that is proved smaller than the
@@ -340,14 +356,17 @@ def conclude(rows: tuple[Row, ...], word: str, claim: bool | None, margin: float
         return "unbiased within", "sound", f"{start} {bound}."
     open_rows = [r for r in rows if r.verdict == "undecided"]
     worst = max(open_rows, key=lambda r: r.high if math.isfinite(r.high) else math.inf)
-    limit = (
-        f"a bias of up to {percent(worst.high)} at {place(worst)} cannot be excluded"
-        if math.isfinite(worst.high)
-        else f"all draws are alike at {place(worst)} and off the truth, which an event never drawn may explain"
-        if worst.statistics["variance"].value == 0
-        else f"too few draws carry the error at {place(worst)}, or its true gradient is zero, to say anything"
-    )
     needed = max(r.needed for r in open_rows)
+    if math.isfinite(worst.high):
+        limit = f"a bias of up to {percent(worst.high)} at {place(worst)} cannot be excluded"
+    elif worst.statistics["variance"].value == 0:
+        off, rare = worst.statistics["relative_bias"].value, math.log(1 / alpha) / replicates
+        limit = (
+            f"all {replicates:,} draws are alike and {percent(off)} off the truth at {place(worst)}; "
+            f"only an event of a probability below {rare:.1g} could explain that"
+        )
+    else:
+        limit = f"too few draws carry the error at {place(worst)}, or its true gradient is zero, to say anything"
     remedy = f"; about {needed:,} replicates would decide it" if needed else ""
-    status = "inconclusive" if claim else "sound"
-    return "undecided", status, f"Undecided at {len(open_rows)} of {len(rows)} places: {limit}{remedy}."
+    places = "" if len(rows) == 1 else f" at {len(open_rows)} of {len(rows)} places"
+    return "undecided", "inconclusive" if claim else "sound", f"Undecided{places}: {limit}{remedy}."

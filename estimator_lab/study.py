@@ -146,7 +146,7 @@ def compare(
     """
     from estimator_lab.problems import TOYS
 
-    problems = [on] if isinstance(on, Problem) else list(TOYS if on is None else on)
+    problems = list(TOYS if on is None else on if isinstance(on, Sequence) else [on])
     if truth is not None and len(problems) != 1:
         raise UsageError(f"a truth belongs to one problem; {len(problems)} were given")
     if not estimators or not problems:
@@ -156,6 +156,9 @@ def compare(
         names = [repr(x) for x in named]
         if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
             raise UsageError(f"{twice[0]} is the name of two; names seed and label the draws: give each its own repr")
+    for given in (*estimators, *problems):
+        if isinstance(given, type):
+            raise UsageError(f"{given.__name__} is a class; pass an object of it, such as {given.__name__}()")
     if not (margin > 0 and 0 < alpha < 1):
         raise UsageError(f"margin is positive and alpha between 0 and 1; found margin={margin}, alpha={alpha}")
     refusals = [[misfit(e, p) for p in problems] for e in estimators]
@@ -167,8 +170,9 @@ def compare(
     count = sum(not refusal for row in refusals for refusal in row)
     if not count:
         raise UsageError("; ".join(skipped) + "; name a problem with such sites, see estimator-lab list problems")
+    measured = [e for e, row in zip(estimators, refusals, strict=True) if not all(row)]
     name = title or (
-        f"Diagnosis of {estimators[0].label}" if len(estimators) == 1 else f"{len(estimators)} estimators compared"
+        f"Diagnosis of {measured[0].label}" if len(measured) == 1 else f"{len(measured)} estimators compared"
     )
     findings: list[Finding] = []
 

@@ -428,3 +428,10 @@ def test_saving_from_python_leaves_no_part_behind(folder):
 
 def test_threads_are_left_alone():
     assert torch.get_num_threads() == 1
+
+
+def test_a_class_in_the_place_of_an_object():
+    with pytest.raises(lab.UsageError, match=r"DisARM is a class; pass an object of it, such as DisARM\(\)"):
+        lab.diagnose(lab.estimators.DisARM, on=lab.problems.OneBit())
+    with pytest.raises(lab.UsageError, match="OneBit is a class"):
+        lab.diagnose(lab.estimators.DisARM(), on=lab.problems.OneBit)

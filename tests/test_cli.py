@@ -210,3 +210,11 @@ def test_a_closed_pipe_keeps_the_exit_code():
 def test_exit_codes_are_those_of_the_design():
     assert cli.EXIT == {"sound": 0, "violated": 1, "inconclusive": 2}
     assert (lab.UsageError.exit_code, lab.MeasurementError.exit_code) == (3, 4)
+
+
+def test_ratios_come_as_a_frame():
+    found = lab.compare([lab.estimators.Reinforce(), lab.estimators.DisARM()], on=lab.problems.Parity(), budget=4096)
+    frame = found.ratio_frame()
+    assert set(frame["reference"]) == {"REINFORCE"} and set(frame["estimator"]) == {"DisARM"}
+    assert ((frame["variance_low"] < frame["variance"]) & (frame["variance"] < frame["variance_high"])).all()
+    assert frame["work"].to_numpy() == pytest.approx(2 * frame["variance"].to_numpy())

@@ -22,7 +22,8 @@ class LocalExpectation(Estimator):
     Bias: none: it is the Rao-Blackwellisation of REINFORCE over the unit's own value. Zero variance for additive f in
     one layer.
 
-    Cost: D (C - 1) + 2 losses for D units of C classes; no backward pass through the sampled values.
+    Cost: D (C - 1) + 2 losses for D units of C classes, in a chain 1 + the sum of D (C - 1) + 1 over its
+    layers; no backward pass through the sampled values.
 
     Reference: Titsias and Lázaro-Gredilla 2015; with common random numbers downstream, Tokui and Sato 2017
     (arXiv:1611.01239).

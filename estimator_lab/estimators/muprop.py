@@ -19,7 +19,7 @@ class MuProp(Estimator):
     Bias: none: the control variate is linear in x, and its expectation's gradient is h'(m) dm/dtheta. Zero variance for
     f linear in x. The loss must accept values outside of the support.
 
-    Cost: 2 losses, 1 backward pass.
+    Cost: 2 losses and 1 backward pass at one layer; S + 1 losses and S backward passes in a chain of S layers.
 
     Reference: Gu, Levine, Sutskever, Mnih 2016 (arXiv:1511.05176).
     """

@@ -23,7 +23,7 @@ class Rebar(Estimator):
     site's theta only, so that the control variate leaks into no weight and no other site. The loss must accept values
     outside of the support.
 
-    Cost: 3 losses, 2 backward passes.
+    Cost: 3 losses and 2 backward passes at one layer; 2 S + 1 and 2 S in a chain of S layers.
 
     Reference: Tucker, Mnih, Maddison, Lawson, Sohl-Dickstein 2017 (arXiv:1703.07370).
 
