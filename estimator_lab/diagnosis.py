@@ -163,7 +163,8 @@ class Diagnosis:
             {
                 "problem": r.problem, "estimator": r.estimator, "reference": r.reference, "level": r.level,
                 "name": r.name, "variance": r.variance.value, "variance_low": r.variance.low,
-                "variance_high": r.variance.high, "work": r.work.value, "work_low": r.work.low, "work_high": r.work.high,
+                "variance_high": r.variance.high, "work": r.work.value, "work_low": r.work.low,
+                "work_high": r.work.high,
             }
             for r in self.ratios
         ]  # fmt: skip

@@ -80,7 +80,7 @@ def make_row(
     needed = int(replicates * (high / 0.05) ** 2) if verdict == "undecided" else 0
     tested = level in ("site", "layer")
     adjusted = min(1.0, 5 * p) if tested else NAN
-    return Row(level, name, size, statistics, p, adjusted, verdict, low, high, 1.6 * reach, needed, tested)
+    return Row(level, name, size, statistics, p, adjusted, verdict, low, high, 1.6 * reach, needed, tested, norm)
 
 
 def make_finding(
@@ -695,6 +695,17 @@ def test_units_by_strength() -> None:
 def test_relative_variance_is_the_one_put_in() -> None:
     value, low, high = reading.relative_variance(reading.total(make_finding(noise=3.0)))
     assert value == pytest.approx(9.0) and low < 9 < high
+
+
+def test_draws_alike_and_off_the_truth_are_named_and_not_called_resolved() -> None:
+    still = make_finding(estimator="Still", noise=0.0, beta=0.3)
+    rows = tuple(dataclasses.replace(r, verdict="undecided", detectable=NAN, low=NAN, high=NAN) for r in still.rows)
+    still = dataclasses.replace(still, rows=rows, verdict="undecided")
+    assert math.isnan(reading.detectable(rows[0]))
+    text = json.dumps(pages.build(make_diagnosis(still, make_finding())).data, ensure_ascii=False)
+    assert "in every tested group but 5, where all draws are alike (" in text
+    assert "all draws are alike and off the truth (Still: 30 %)" in text
+    assert "2 pairs share one false-alarm rate" in text
 
 
 def test_no_torch_and_no_pyplot() -> None:

@@ -49,7 +49,7 @@ def build(diagnosis: Diagnosis) -> Pages:
         "facts": _facts(s),
         "verdict": verdict(s),
         "cover": len(s.findings) >= COVER,
-        "sections": [{"title": c.title, "blocks": c.blocks(s)} for c in chapters],
+        "sections": [{"title": c.title, "blocks": blocks} for c in chapters if (blocks := c.blocks(s))],
         "methods": _methods(s),
         "margin": percent(s.margin),
         "alpha": rounded(s.alpha),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -73,21 +74,32 @@ def noiseless(row: Row | None) -> bool:
 
 
 def detectable(row: Row) -> float:
-    """The smallest relative bias that would have been found; 0 where no noise could hide any."""
-    return 0.0 if noiseless(row) else row.detectable
+    """The smallest relative bias that would have been found; 0 where no noise could hide any, nan where none would."""
+    return 0.0 if noiseless(row) and row.verdict != "undecided" else row.detectable
+
+
+def alike(row: Row) -> bool:
+    """Whether all draws are alike and off the truth, which an event never drawn may explain."""
+    return row.verdict == "undecided" and estimate(row, "variance")[0] == 0
+
+
+def unresolved(findings: Iterable[Finding]) -> tuple[int, str]:
+    """The number of tested groups in which no bias of any size would have been found, and why, in words."""
+    rows = [r for f in findings for r in groups(f) if not math.isfinite(detectable(r))]
+    reasons = {
+        "all draws are alike": any(map(alike, rows)),
+        "the true gradient is not distinguishable from zero": any(not alike(r) and not r.norm > 0 for r in rows),
+        "too few draws carry the error": any(not alike(r) and r.norm > 0 for r in rows),
+    }
+    return len(rows), " or ".join(words for words, applies in reasons.items() if applies)
 
 
 def relative_variance(row: Row | None) -> tuple[float, float, float]:
-    """The relative variance tr Σ / ‖g‖² of one replicate, with its interval.
-
-    ‖g‖ is read off bias and relative bias: off the values, or off the upper ends where the bias is zero.
-    """
+    """The relative variance tr Σ / ‖g‖² of one replicate, with its interval; nan where ‖g‖ is not known to be > 0."""
     if noiseless(row):
         return 0.0, 0.0, 0.0
     variance, low, high = estimate(row, "variance")
-    pairs = zip(estimate(row, "bias"), estimate(row, "relative_bias"), strict=True)
-    norm = next((b / r for b, r in pairs if 0 < b < math.inf and 0 < r < math.inf), math.nan)
-    square = norm * norm
+    square = row.norm**2 if row is not None and row.norm > 0 else math.nan
     return variance / square, low / square, high / square
 
 

@@ -8,7 +8,16 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from estimator_lab.report.reading import detectable, group_name, groups, is_biased, relative_bias, standing, total
+from estimator_lab.report.reading import (
+    detectable,
+    group_name,
+    groups,
+    is_biased,
+    relative_bias,
+    standing,
+    total,
+    unresolved,
+)
 from estimator_lab.report.rounding import count, p_value
 from estimator_lab.report.story import Story
 from estimator_lab.report.wording import bias_words, listed, pair, percent, plural, replicates, some_of
@@ -145,17 +154,17 @@ def _missed(s: Story) -> list[str]:
         worst, row, finding = max(seen, key=lambda t: t[0])
         middle = statistics.median(t[0] for t in seen)
         where = group_name(row) if s.single else f"{group_name(row)} of {pair(finding)}"
-        text = (
-            f"With power 95 % a relative bias of {percent(worst)} would have been found in every tested group ({where}"
-        )
-        half = f"; in half of them {percent(middle)}" if len(seen) > 2 else ""
-        lines.append(f"{text} is the least resolved){half}.")
+        blind, reasons = unresolved(s.findings)
+        every = f"in every tested group{f' but {count(blind)}, where {reasons}' if blind else ''}"
+        text = f"With power 95 % a relative bias of {percent(worst)} would have been found {every}"
+        half = f"; in half of the noisy ones {percent(middle)}" if len(seen) > 2 else ""
+        lines.append(f"{text} ({where} is the least resolved){half}.")
     random = [f for f in s.findings if f.verdict != "exact"]
     if random:
         lines.append("An event too rare to have been drawn leaves no trace in any of these numbers.")
-    if len(random) > 1:
+    if len(s.findings) > 1 and random:
         lines.append(
-            f"The {count(len(random))} pairs share one false-alarm rate: the chance that any unbiased one is called"
+            f"The {count(len(s.findings))} pairs share one false-alarm rate: the chance that any unbiased one is called"
             f" biased anywhere in this report is at most {percent(s.alpha)}."
         )
     noisy = [f for f in s.findings if f.truth_error > 0]

@@ -55,7 +55,8 @@ def duration(seconds: float) -> str:
     """A time with the unit that suits it."""
     for unit, size in (("hours", 3600.0), ("minutes", 60.0), ("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if seconds >= size:
-            return f"{rounded(seconds / size, most=2)} {unit}"
+            number = rounded(seconds / size, most=2)
+            return f"{number} {unit.rstrip('s') if number == '1' and size >= 60 else unit}"
     return "less than 1 µs"
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from estimator_lab.report.figures import style
-from estimator_lab.report.reading import word
+from estimator_lab.report.reading import noiseless, total, word
 
 if TYPE_CHECKING:
     from estimator_lab.finding import Curve, Finding
@@ -82,17 +82,30 @@ def convergence(finding: Finding, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def _close(figure: Figure, findings: Sequence[Finding], site: str, notes: list[str], handles: list[Line2D]) -> Figure:
-    whole: dict[str, list[str]] = {}
-    for f in findings:
-        if site in f.curves and not _whole(f.curves[site]):
-            whole.setdefault(f.estimator_label, []).append(f.problem_label)
-    problems = {f.problem_label for f in findings}
-    gone = [
+def _names(some: Sequence[Finding], every: Sequence[Finding]) -> list[str]:
+    """Their estimators, each with its problems in brackets where they are not all."""
+    problems = {f.problem_label for f in every}
+    found: dict[str, list[str]] = {}
+    for f in some:
+        found.setdefault(f.estimator_label, []).append(f.problem_label)
+    return [
         name if len(on) == len(problems) else f"{name} ({on[0] if len(on) == 1 else f'{len(on)} problems'})"
-        for name, on in whole.items()
+        for name, on in found.items()
     ]
-    figure.supxlabel(style.noted(LABEL, [style.absent(GONE, gone), *notes]), fontsize=8.5)
+
+
+def _close(figure: Figure, findings: Sequence[Finding], site: str, notes: list[str], handles: list[Line2D]) -> Figure:
+    curves = [(f, f.curves.get(site)) for f in findings]
+    last = max((max(c.n) for _, c in curves if c is not None and c.n), default=0)
+    gone = [f for f, c in curves if c is not None and not _whole(c)]
+    short = [f for f, c in curves if c is not None and _whole(c) and 2 * max(c.n) < last and noiseless(total(f))]
+    reasons = {
+        GONE: gone,
+        "all draws alike, so ending early": short,
+        "without a curve": [f for f, c in curves if c is None],
+    }
+    named = [style.absent(reason, _names(own, findings)) for reason, own in reasons.items()]
+    figure.supxlabel(style.noted(LABEL, [*named, *notes]), fontsize=8.5)
     figure.supylabel("relative error of the mean", fontsize=8.5)
     figure.legend(handles=[*handles, Line2D([], [], **SLOPE)], loc="outside upper center", ncols=5)
     return figure
@@ -127,7 +140,8 @@ def convergence_by_estimator(findings: Sequence[Finding], site: str = "total") -
         Line2D([], [], color=style.SERIES[k], marker=style.MARKERS[k], ms=3.5, label=style.plain(p))
         for k, p in enumerate(problems)
     ]
-    handles.append(Line2D([], [], color=style.PALE, lw=0.8, label="the other estimators"))
+    if len({f.estimator_label for f in drawn}) > 1:
+        handles.append(Line2D([], [], color=style.PALE, lw=0.8, label="the other estimators"))
     return _close(figure, findings, site, [note, fewer], handles)
 
 

@@ -89,7 +89,9 @@ def heat(
     table = np.array([[values.get((n, *c), math.nan) for c in columns] for n in names]).reshape(len(names), -1)
     known = np.array([[(n, *c) in values for c in columns] for n in names]).reshape(len(names), -1)
     finite = table[np.isfinite(table)]
-    low, high = (0.0, 1.0) if of_bias or not finite.size else (float(finite.min()), float(finite.max()) + 1e-9)
+    low, high = (0.0, 1.0) if of_bias or not finite.size else (float(finite.min()), float(finite.max()))
+    if high - low < 1e-6:  # a single value: a scale around it
+        low, high = low - 1, high + 1
     if of_bias:
         shade = np.vectorize(lambda v: _shade(v / 100, margin), otypes=[float])(table)
     else:
@@ -120,6 +122,7 @@ def heat(
         ticks = [rounded(100 * t, most=2) for t in (margin / 10, margin, 10 * margin, 100 * margin)]
         bar.set_ticks([0, 1 / 3, 2 / 3, 1], labels=[f"≤ {ticks[0]}", *ticks[1:3], f"≥ {ticks[3]}"])
     else:
+        bar.ax.ticklabel_format(useOffset=False)
         off = [(np.inf, NO_NOISE, "no noise"), (-np.inf, NO_SIGNAL, "signal not resolved")]
         patches = [Patch(color=colour, label=words) for value, colour, words in off if (table == value).any()]
         if patches:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from estimator_lab.finding import Finding
 
 
+MEDIAN = 3  # marks of a line from which on it has a bar at their median
+
+
 class Mark(NamedTuple):
     """A value with its interval (nan where it has none) and the verdict that gives it its look."""
 
@@ -44,7 +47,7 @@ def _strip(
         )
     for y, name in enumerate(names):
         usable = [m.value for m in lines[name] if style.positive(m.value)]
-        if len(usable) > 2:
+        if len(usable) >= MEDIAN:
             middle = float(np.median(usable))
             ax.vlines(middle, y - 0.36, y + 0.36, color=style.INK, lw=1.4, zorder=4)
     limits = style.log_limits([*(m.value for _, m in marks), reference])
@@ -61,8 +64,8 @@ def _strip(
     ax.hlines(
         np.arange(0.5, len(names) - 1), 0, 1, transform=ax.get_yaxis_transform(), color=style.GRID, lw=0.5, zorder=0
     )
-    key = style.verdict_keys((m.verdict for name in names for m in lines[name]), ls="")
-    style.key_above(ax, [*key, Line2D([], [], color=style.INK, lw=0.8, label=words)])
+    key = style.verdict_keys((m.verdict for _, m in marks), ls="")
+    style.key_above(ax, [*key, *([Line2D([], [], color=style.INK, lw=0.8, label=words)] if marks else [])])
     return ax
 
 
@@ -83,7 +86,8 @@ def cost_strip(findings: Sequence[Finding], ratios: Sequence[Ratio], ax: Axes | 
         return float(np.median([m.value for m in lines[name] if style.positive(m.value)] or [math.inf]))
 
     ordered = {n: lines[n] for n in sorted(lines, key=middle)}
-    references = " or ".join(dict.fromkeys(r.reference for r in ratios))
+    first = list(dict.fromkeys(style.plain(r.reference) for r in ratios))
+    references = " or ".join(first) if len(first) < 3 else "the reference"
     label = f"variance × evaluations of the loss, over that of {references}"
     return _strip(ax, ordered, label, 1.0, references, "without variance or not estimable, so not shown")
 

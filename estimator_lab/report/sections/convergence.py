@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def convergence(s: Story) -> list[Block]:
-    """One finding by site, few problems by estimator, many by problem."""
+    """One finding by site, few problems by estimator, many by problem; nothing where no curve was recorded."""
     measured = [f for f in s.findings if f.curves]
     if not measured:
-        return [text("No convergence curve was recorded.")]
+        return []
     law = "The error of an unbiased mean falls as n to the power −½; a biased one stops at its bias."
     slopes = [v for v in map(_last_slope, measured) if v is not None]
     stretch = "Over the last factor of four in n"

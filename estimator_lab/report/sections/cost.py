@@ -6,11 +6,12 @@ import math
 from collections import Counter
 
 from estimator_lab.report import figures
+from estimator_lab.report.figures.strip import MEDIAN
 from estimator_lab.report.figures.style import positive
-from estimator_lab.report.reading import is_biased, relative_variance, total
+from estimator_lab.report.reading import estimate, is_biased, relative_variance, total
 from estimator_lab.report.rounding import rounded
 from estimator_lab.report.story import Block, Story, text
-from estimator_lab.report.wording import amount, duration, plural, replicates
+from estimator_lab.report.wording import amount, duration, listed, plural, replicates
 
 WORK = "Work is variance times evaluations of the loss: the price of a given noise."
 
@@ -35,19 +36,20 @@ def cost(s: Story) -> list[Block]:
 def _price(s: Story) -> Block:
     (f,) = s.findings
     value = relative_variance(total(f))[0]
-    price = (
-        f"A replicate costs {amount(f.losses, 'evaluation')} of the loss, {amount(f.backwards, 'backward pass')}"
-        f" and {rounded(1e6 * f.seconds)} µs."
-    )
+    clauses = [f"{amount(f.losses, 'evaluation')} of the loss"] if math.isfinite(f.losses) else []
+    clauses += [amount(f.backwards, "backward pass")] if math.isfinite(f.backwards) else []
+    clauses += [f"{rounded(1e6 * f.seconds)} µs"] if math.isfinite(f.seconds) else []
+    price = f"A replicate costs {listed(clauses)}." if clauses else ""
     if value == 0:
         return text(price, "It has no variance: one replicate is enough.")
     if not math.isfinite(value):
         return text(price, "Its relative variance is not estimable.")
     need = value / 0.01**2
+    time = f", {duration(need * f.seconds)} of work here" if math.isfinite(f.seconds) else ""
     return text(
         price,
         f"Its variance is {rounded(value)} times the squared norm of the gradient, so that a noise of 1 % takes"
-        f" {replicates(need)} replicates, {duration(need * f.seconds)} of work here.",
+        f" {replicates(need)} replicates{time}.",
     )
 
 
@@ -63,28 +65,31 @@ def _strip(s: Story) -> list[Block]:
         able = [w for w in own if (p, w[1]) in sound]
         if able:
             wins[min(able)[1]] += 1
-    least = (
-        ""
-        if not wins
-        else (
-            f"Among the estimators with noise and without a bias found, {wins.most_common(1)[0][0]} has the least on"
-            f" {wins.most_common(1)[0][1]} of {plural(len(s.problems), 'problem')}."
+    least = ""
+    if wins:
+        most = max(wins.values())
+        first = [name for name in s.estimators if wins[name] == most]
+        has, each = ("has", "") if len(first) == 1 else ("have", " each")
+        least = (
+            f"Among the estimators with noise and without a bias found, {listed(first, 6)} {has} the least on"
+            f" {most} of {plural(len(s.problems), 'problem')}{each}."
         )
-    )
+    drawn = Counter(r.estimator for r in compared if positive(r.work.value))
+    median = ", the bar is the median" if max(drawn.values(), default=0) >= MEDIAN else ""
     return [
         text(WORK, least),
         s.figure(
             figures.cost_strip(s.findings, compared),
             "Work of each estimator relative to a reference on the same problem.",
             "Work of each estimator over that of the reference on the same problem, all weights together, with 95 %"
-            " intervals; a marker for each problem, the bar is the median. A biased estimator may be cheap and wrong.",
+            f" intervals; a marker for each problem{median}. A biased estimator may be cheap and wrong.",
         ),
     ]
 
 
 def _cheapest(s: Story, problem: str) -> str:
     """Which estimator has the least work among those without a bias found, and among all."""
-    products = [(relative_variance(total(f))[0] * f.losses, f.estimator_label, is_biased(f)) for f in s.on(problem)]
+    products = [(estimate(total(f), "variance")[0] * f.losses, f.estimator_label, is_biased(f)) for f in s.on(problem)]
     usable = sorted(p for p in products if positive(p[0]))
     if len(usable) < 2:
         return f"On {problem} fewer than two estimators have a variance to compare."

@@ -11,7 +11,7 @@ import numpy as np
 
 from estimator_lab.report import figures
 from estimator_lab.report.figures import standardised
-from estimator_lab.report.reading import group_name, groups, signal_to_noise
+from estimator_lab.report.reading import group_name, groups, relative_bias, signal_to_noise
 from estimator_lab.report.rounding import count, rounded
 from estimator_lab.report.story import Block, Story, text
 from estimator_lab.report.wording import decibels, listed
@@ -48,20 +48,40 @@ def layers(s: Story) -> list[Block]:
             s.figure(
                 figures.heat_maps(batch, s.margin),
                 f"Heat maps of relative bias and signal-to-noise ratio by estimator and group{on}.",
-                f"a, relative bias (%){on}. b, signal-to-noise ratio of one replicate (dB); off its scale are groups"
-                " without noise (∞) and those whose signal is not resolved (<). A dot is a group that the estimator"
-                " does not have, a cross a value that is not estimable.",
+                f"a, relative bias (%){on}. b, signal-to-noise ratio of one replicate (dB){_signs(batch)}",
             )
         )
     return out
 
 
+def _signs(findings: Sequence[Finding]) -> str:
+    """The end of the caption of heat maps: what the signs mean that occur in them."""
+    rows = [r for f in findings for r in groups(f)]
+    ratios = [signal_to_noise(r)[0] for r in rows]
+    off = ["groups without noise (∞)"] if math.inf in ratios else []
+    off += ["those whose signal is not resolved (<)" if off else "groups whose signal is not resolved (<)"] * (
+        -math.inf in ratios
+    )
+    columns = {(f.problem_label, group_name(r)) for f in findings for r in groups(f)}
+    cells = {(f.estimator_label, f.problem_label, group_name(r)) for f in findings for r in groups(f)}
+    signs = ["a dot is a group that the estimator does not have"] * (
+        len(cells) < len({f.estimator_label for f in findings}) * len(columns)
+    )
+    if any(math.isnan(v) for v in [*ratios, *map(relative_bias, rows)]):
+        signs.append("a cross is a value that is not estimable")
+    said = ", ".join(signs)
+    return f"{f'; off its scale are {listed(off)}' if off else ''}.{f' {said[0].upper()}{said[1:]}.' if said else ''}"
+
+
 def units(s: Story) -> list[Block]:
-    """Maps of standardised bias: all sites of one finding; else one site of each problem, of many the largest."""
+    """Maps of standardised bias: all sites of one finding; else one site of each problem, of many the largest.
+
+    Nothing where no unit gradients were recorded.
+    """
     every = [(f, site) for f in s.findings for site in f.units]
     maps = [(f, site) for f, site in every if not np.isnan(standardised(f, site)).all()]
     if not maps:
-        return [text("No unit gradient has an error or a noise." if every else "No unit gradients were recorded.")]
+        return [text("No unit gradient has an error or a noise.")] if every else []
     if s.single:
         return _maps(s, [(f, site, site) for f, site in maps], "", [])
     first = {p: next((site for f, site in maps if f.problem_label == p), "") for p in s.problems}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from estimator_lab.report import figures
-from estimator_lab.report.figures.style import capped
-from estimator_lab.report.reading import detectable, group_name, groups
+from estimator_lab.report.figures.strip import MEDIAN
+from estimator_lab.report.figures.style import capped, shortened
+from estimator_lab.report.reading import detectable, group_name, groups, unresolved
 from estimator_lab.report.rounding import ABSENT, count, p_value, rounded
 from estimator_lab.report.story import Block, Column, Story, chip, muted, table, text
 from estimator_lab.report.wording import (
@@ -34,11 +36,16 @@ def resolution(s: Story) -> list[Block]:
     if not able:
         return [text("No group has a noise that would limit what can be seen.")]
     fine = sum(d <= s.margin for d in able)
-    lines = "by group" if s.single else "a marker for each tested group; the bar is the median"
+    marks = Counter(f.estimator_label for f, r in rows if 0 < detectable(r) < math.inf)
+    median = "; the bar is the median" if max(marks.values()) >= MEDIAN else ""
+    lines = "by group" if s.single else f"a marker for each tested group{median}"
+    blind, reasons = unresolved(s.findings)
+    rest = f"No such number is known for {plural(blind, 'group')}, where {reasons}." if blind else ""
     out = [
         text(
             f"A group without a finding is not thereby unbiased. In {fine} of {plural(len(able), 'noisy group')} a bias"
-            f" of the margin, {percent(s.margin)}, would have been found with power 95 %."
+            f" of the margin, {percent(s.margin)}, would have been found with power 95 %.",
+            rest,
         ),
         s.figure(
             figures.resolution(s.findings, margin=s.margin),
@@ -55,7 +62,7 @@ def resolution(s: Story) -> list[Block]:
     columns += [(head, "right", "auto") for head in ("Detectable (%)", "Replicates", "Needed", "Time")]
     body = [
         [
-            *([] if s.single else [f.estimator_label, f.problem_label]),
+            *([] if s.single else [f.estimator_label, shortened(f.problem_label, 34)]),
             group_name(r),
             rounded(100 * detectable(r), most=3),
             count(f.replicates),

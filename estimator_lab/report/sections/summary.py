@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from estimator_lab.report import figures
 from estimator_lab.report.figures.style import capped, shortened
-from estimator_lab.report.reading import group_name, groups, relative_bias, shows_bias, standing, total
+from estimator_lab.report.reading import alike, group_name, groups, relative_bias, shows_bias, standing, total
 from estimator_lab.report.rounding import ABSENT, count, rounded
 from estimator_lab.report.story import TONES, WORDS, Block, Story, heading, muted, table, text, verdict_chip
 from estimator_lab.report.wording import bias_interval, bias_percent, decibels, error, listed, percent, plural, value
@@ -39,7 +39,7 @@ def pairs(s: Story, findings: Sequence[Finding], caption: str) -> Block:
     """The table of findings, all weights together; of several with their intervals drawn beside it."""
     columns = [("Estimator", "left", "auto"), ("Verdict", "center", "auto"), ("SNR (dB)", "right", "auto")]
     columns.append(("E cos", "right", "auto"))
-    references = listed(dict.fromkeys(r.reference for r in s.diagnosis.ratios))
+    references = listed(dict.fromkeys(shortened(r.reference, 60) for r in s.diagnosis.ratios))
     if s.diagnosis.ratios:
         columns.append(("Work", "right", "auto"))
     columns += [("Losses", "right", "auto"), ("µs", "right", "auto"), ("Bias (%)", "right", "auto")]
@@ -53,6 +53,8 @@ def pairs(s: Story, findings: Sequence[Finding], caption: str) -> Block:
     if not beside:
         columns.append(("interval", "right", "auto"))
         rows = [[*line, muted(bias_interval(total(f)))] for line, f in zip(rows, findings, strict=True)]
+    marker = ", the marker that of all weights together" if beside else ""
+    caption += f" The verdict is over all groups{marker}."
     block = table(
         columns,
         [("", rows)],
@@ -106,7 +108,7 @@ def _matrices(s: Story) -> list[Block]:
             mine = {f.problem_label: f for f in s.by(name)}
             claims = {f.claim for f in mine.values()}
             claim = {True: "unbiased", False: "biased", None: "none"}[claims.pop()] if len(claims) == 1 else "mixed"
-            rows.append({"name": name, "claim": claim, "cells": [_cell(mine.get(p)) for p in across]})
+            rows.append({"name": shortened(name, 60), "claim": claim, "cells": [_cell(mine.get(p)) for p in across]})
         missing = sum(c is None for r in rows for c in r["cells"])
         blank = (
             f" A dash: not measured, as where an estimator does not apply to a family ({missing} pairs)."
@@ -132,12 +134,29 @@ def _cell(f: Finding | None) -> dict[str, str] | None:
 
 def _bias_sentence(s: Story, findings: Sequence[Finding]) -> str:
     flagged = [(f, r) for f in findings for r in groups(f) if shows_bias(r)]
-    tested = plural(sum(len(groups(f)) for f in findings), "tested group")
+    number = sum(len(groups(f)) for f in findings)
+    tested = plural(number, "tested group")
+    still: dict[str, float] = {}
+    off = [(f, r) for f in findings for r in groups(f) if alike(r)]
+    for f, r in off:
+        name = group_name(r) if s.single else f.estimator_label
+        still[name] = max(still.get(name, 0.0), relative_bias(r) if relative_bias(r) > 0 else 0.0)
+    sizes = (f"{name}: {percent(v)}" if v else name for name, v in still.items())
+    more = (
+        f" In {len(off)}{' more' if flagged else ''} all draws are alike and off the truth ({listed(sizes, 6)}), which"
+        " an event never drawn could explain."
+        if off
+        else ""
+    )
     if not flagged:
-        return f"None of the {tested} shows a bias."
+        none = f"None of the {tested} shows" if number > 1 else "The tested group does not show"
+        return f"{none} a bias{' beyond doubt' if off else ''}.{more}"
     f, r = max(flagged, key=lambda t: relative_bias(t[1]) if relative_bias(t[1]) > 0 else -1.0)
     owner = group_name(r) + ("" if s.single else f" of {f.estimator_label}")
-    return f"A bias was found in {len(flagged)} of {tested}; the largest is {percent(relative_bias(r))}, in {owner}."
+    if number == 1:
+        return f"A bias of {percent(relative_bias(r))} was found in the tested group, {owner}."
+    largest = f"the largest is {percent(relative_bias(r))}, in {owner}"
+    return f"A bias was found in {len(flagged)} of {tested}; {largest}.{more}"
 
 
 def by_group(s: Story) -> list[Block]:
