@@ -311,7 +311,7 @@ class Chain:
             dead: set[Key] = set()
             if "unit" in self.wrt:
                 for spec, leaf, g in zip(problem.sites, leaves, grads, strict=False):
-                    result["unit", spec.name] = torch.zeros_like(leaf) if g is None else g.detach() * scale
+                    result["unit", spec.name] = torch.zeros_like(leaf) if g is None else g if scale == 1 else g * scale
                     dead |= {("unit", spec.name)} if g is None else set()
             if by_weight:
                 early: tuple[Tensor | None, ...] = (None,) * len(shared)

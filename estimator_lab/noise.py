@@ -26,7 +26,7 @@ class Noise(abc.ABC):
 
     @abc.abstractmethod
     def uniform(self, like: Tensor, axis: int, jumps: Callable[[], Tensor]) -> Tensor:
-        """Numbers in (0, 1) shaped like ``like``.
+        """Numbers in [0, 1) shaped like ``like``.
 
         Args:
             like: gives shape, dtype and device.
@@ -56,11 +56,9 @@ class MonteCarlo(Noise):
         self.used = False
 
     def uniform(self, like: Tensor, axis: int, jumps: Callable[[], Tensor]) -> Tensor:
-        """Uniform draws, kept inside the open interval by half a step of the generator's grid."""
+        """Uniform draws."""
         self.used = True
-        u = torch.rand(like.shape, generator=self.generator, dtype=like.dtype, device=like.device)
-        # torch draws multiples of 2^-53 (2^-24 in float32) from [0, 1); of these, no logarithm can be taken of zero.
-        return u.clamp_(min=torch.finfo(like.dtype).eps / 4)
+        return torch.rand(like.shape, generator=self.generator, dtype=like.dtype, device=like.device)
 
     def normal(self, like: Tensor, axis: int) -> Tensor:
         """Standard normal draws."""

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from estimator_lab.errors import UsageError
@@ -83,9 +84,11 @@ class Site:
         return self.family.mean(self.theta)
 
     def uniform(self) -> Tensor:
-        """Uniform numbers shaped like theta: the noise that ``Discrete.perturb`` takes."""
+        """Numbers in (0, 1) shaped like theta: the noise that ``Discrete.perturb`` takes."""
         theta, family = self.theta.detach(), self.relaxation
-        return self._noise.uniform(theta, self.lead - 2, lambda: family.perturb_jumps(theta))
+        u = self._noise.uniform(theta, self.lead - 2, lambda: family.perturb_jumps(theta))
+        # torch draws multiples of 2^-53 (2^-24 in float32) from [0, 1); of these, no logarithm can be taken of zero
+        return u.clamp(min=torch.finfo(u.dtype).eps / 4)
 
     def sample(self, *, common: bool = False) -> Tensor:
         """Values of the units ``[*lead, *units, *value_shape]``, without gradient.

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from estimator_lab.families import FAMILIES, Bernoulli, Categorical, Discrete, Family, Normal
 from estimator_lab.noise import MonteCarlo
+from estimator_lab.site import Site, SiteSpec
 
 OBJECTS: tuple[Family, ...] = (Bernoulli(), Categorical(2), Categorical(3), Normal())
 DISCRETE = [f for f in OBJECTS if isinstance(f, Discrete)]
@@ -374,10 +375,10 @@ def test_saturated_logits_stay_finite(family, dtype):
             assert torch.isfinite(output).all() and torch.isfinite(slope).all()
 
 
-def test_monte_carlo_never_draws_zero(monkeypatch):
+def test_a_site_never_hands_out_zero(monkeypatch):
     """The generator's grid contains 0, which a logarithm cannot take."""
     monkeypatch.setattr(torch, "rand", lambda shape, **options: torch.zeros(shape, dtype=options["dtype"]))
     for dtype in (torch.float32, torch.float64):
-        like = torch.empty(3, dtype=dtype)
-        u = MonteCarlo("ends").uniform(like, 0, lambda like=like: like[:, None])
-        assert (u > 0).all() and torch.isfinite(Bernoulli().perturb(torch.zeros_like(like), u)).all()
+        theta = torch.zeros(1, 1, 1, 3, dtype=dtype)
+        u = Site(SiteSpec("x", Bernoulli(), (3,)), theta, MonteCarlo("ends")).uniform()
+        assert (u > 0).all() and torch.isfinite(Bernoulli().perturb(theta, u)).all()
