@@ -339,7 +339,10 @@ class Chain:
         )
 
     def value(self, noise: Noise, replicates: int = 1, offsets: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Loss ``[R, B]``, mean over paths, at given offsets; for exact estimators the expected loss."""
+        """Loss ``[R, B]``, mean over paths, at given offsets; for exact estimators the expected loss.
+
+        Ground truth for gradients: finite differences of it are taken in the tests.
+        """
         leaves = [
             offsets[s.name]
             if offsets

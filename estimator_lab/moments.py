@@ -77,7 +77,7 @@ class Moments:
             skewness: Array = np.where(spread > 0, self.m3 / self.weight / spread**1.5, 0.0)
         return skewness
 
-    def __getitem__(self, part: slice) -> Self:
+    def __getitem__(self, part: slice | NDArray[np.intp]) -> Self:
         """The moments of some coordinates."""
         return type(self)(self.weight, self.mean[part], self.m2[part], self.m3[part])
 

@@ -7,6 +7,7 @@ from typing import Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from estimator_lab.chain import Key
@@ -59,7 +60,7 @@ class Layout:
             member[self.columns(group), i] = 1
         return member
 
-    def columns(self, group: Key) -> Array:
+    def columns(self, group: Key) -> NDArray[np.intp]:
         """Indices of a group's coordinates."""
         spans = self.spans
         return np.concatenate([np.arange(spans[k].start, spans[k].stop) for k in self.groups[group]])
@@ -159,8 +160,7 @@ class Record:
 
     def __getitem__(self, key: Key) -> Moments:
         """Moments of one group of gradients, flat."""
-        m, columns = self.moments, self.layout.columns(key)
-        return Moments(m.weight, m.mean[columns], m.m2[columns], m.m3[columns])
+        return self.moments[self.layout.columns(key)]
 
     def mean(self, key: Key) -> Array:
         """Mean gradient in its own shape."""

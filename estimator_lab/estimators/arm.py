@@ -17,8 +17,8 @@ class ARM(Estimator):
 
     With b = 1[u > 1 - p] and b' = 1[u < p] the estimate for a unit is ``(f(b) - f(b')) (u - 1/2)``.
 
-    Bias: none. The score function in the exponential variables behind a Bernoulli unit gives ``f(b) (1 - 2 (1 - u))``
-    up to a term of mean zero; averaging it with its mirror image at 1 - u leaves the difference.
+    Bias: none: with the other units fixed, the mean of ``f(b) (2 u - 1)`` is (f(1) - f(0)) times the integral of
+    2 u - 1 over u > 1 - p, which is p (1 - p); averaging it with its mirror image at 1 - u leaves the difference.
 
     Cost: 2 losses at one layer, S + 1 in a chain of S layers; no backward pass through the sampled values.
 
