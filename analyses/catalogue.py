@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,10 +12,10 @@ import estimator_lab as lab
 REPORTS = Path(__file__).parent.parent / "reports"
 
 
-def run(name: str, title: str, problems: Sequence[lab.Problem], replicates: int, about: str | None) -> None:
+def run(name: str, title: str, problems: Sequence[lab.Problem], budget: lab.Budget, about: str | None) -> None:
     """Measures, saves and reports as ``reports/<name>.{json,pdf}``; takes --replicates and --out."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--replicates", type=int, default=replicates)
+    parser.add_argument("--replicates", type=int, default=budget.replicates)
     parser.add_argument("--out", type=Path, default=REPORTS)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -22,7 +23,7 @@ def run(name: str, title: str, problems: Sequence[lab.Problem], replicates: int,
     result = lab.compare(
         [e for e in lab.estimators.ESTIMATORS if not isinstance(e, lab.estimators.Exact)],  # the truth itself
         on=problems,
-        budget=options.replicates,
+        budget=replace(budget, replicates=options.replicates),
         title=title,
         command=f"python analyses/{name}.py --replicates {options.replicates}",
     )

@@ -1,6 +1,8 @@
 """Every estimator of the table on every toy: writes reports/overview.{json,pdf}.
 
-Run: python analyses/overview.py   (about two minutes; --replicates for another budget)
+Verdicts are exact where expectations can be summed; elsewhere draws stop as soon as they are settled.
+
+Run: python analyses/overview.py   (about a minute; --replicates for another budget)
 """
 
 from catalogue import run
@@ -8,4 +10,10 @@ from catalogue import run
 import estimator_lab as lab
 
 if __name__ == "__main__":
-    run("overview", "Gradient estimators on toy problems with exact truth", lab.problems.TOYS, 2**18, __doc__)
+    run(
+        "overview",
+        "Gradient estimators on toy problems with exact truth",
+        lab.problems.TOYS,
+        lab.Budget(2**20),
+        __doc__,
+    )

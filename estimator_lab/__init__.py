@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Bernoulli": "families",
+    "Budget": "budget",
     "Callback": "estimators",
     "Categorical": "families",
     "Diagnosis": "diagnosis",
@@ -34,20 +35,22 @@ _HOMES = {
     "UsageError": "errors",
     "compare": "study",
     "diagnose": "study",
-    "exact_moments": "measurement",
+    "exact_moments": "expectation",
     "measure": "measurement",
 }
 _ROOMS = ("estimators", "families", "problems", "report", "statistics")
 
 if TYPE_CHECKING:
     from estimator_lab import estimators, families, problems, report, statistics
+    from estimator_lab.budget import Budget
     from estimator_lab.diagnosis import Diagnosis
     from estimator_lab.errors import LabError, MeasurementError, TooLarge, UsageError
     from estimator_lab.estimator import Downstream, Estimator
     from estimator_lab.estimators import Callback, DropIn, PerSite
+    from estimator_lab.expectation import exact_moments
     from estimator_lab.families import Bernoulli, Categorical, Family, Normal
     from estimator_lab.finding import Finding
-    from estimator_lab.measurement import exact_moments, measure
+    from estimator_lab.measurement import measure
     from estimator_lab.problem import Objective, OneSite, Problem
     from estimator_lab.record import Record
     from estimator_lab.sampler import GradientSampler
@@ -57,6 +60,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Bernoulli",
+    "Budget",
     "Callback",
     "Categorical",
     "Diagnosis",

@@ -10,13 +10,14 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from estimator_lab import __version__
 from estimator_lab.errors import LabError, MeasurementError, UsageError, in_a_line
 
 if TYPE_CHECKING:
     from estimator_lab.diagnosis import Diagnosis
+    from estimator_lab.finding import Finding
 
 EXIT = {"sound": 0, "violated": 1, "inconclusive": 2}
 PARTIAL = "estimator-lab-partial.json"
@@ -49,7 +50,31 @@ def parser() -> argparse.ArgumentParser:
         "--replicates",
         type=_positive(int, "whole number"),
         metavar="N",
-        help="draws per pair (default: 65536; 4096 for large gradients)",
+        help="draws per pair at most (default: 65536; fewer for large gradients)",
+    )
+    study.add_argument(
+        "--seconds", type=_positive(float, "number"), metavar="S", help="time for the whole study, instead or as well"
+    )
+    study.add_argument(
+        "--precision",
+        type=_positive(float, "number"),
+        metavar="X",
+        help="draw until a relative bias of X would be found with probability 0.95, instead of until it is settled",
+    )
+    study.add_argument(
+        "--sequential",
+        action=argparse.BooleanOptionalAction,
+        help="stop drawing as soon as the verdict is settled (default: diagnose does, compare does not)",
+    )
+    study.add_argument(
+        "--sampled", action="store_true", help="judge by draws, even where expectations can be summed exactly"
+    )
+    study.add_argument(
+        "--truth-replicates",
+        type=_positive(int, "whole number"),
+        default=2**14,
+        metavar="N",
+        help="draws of a truth that has to be estimated (default: 16384)",
     )
     study.add_argument("--seed", type=int, default=0, help="same seed, same result (default: 0)")
     study.add_argument(
@@ -151,6 +176,7 @@ def _show_user_traceback(error: BaseException) -> None:
 
 def _study(arguments: argparse.Namespace) -> int:
     _require_writable(arguments.out, arguments.report)
+    from estimator_lab.budget import Budget
     from estimator_lab.loading import load_estimator, load_problems
     from estimator_lab.sampler import GradientSampler
     from estimator_lab.study import compare, diagnose
@@ -161,11 +187,14 @@ def _study(arguments: argparse.Namespace) -> int:
     if samplers and (len(estimators) > 1 or arguments.on):
         raise UsageError(f"{samplers[0]!r} brings its own problem and truth; diagnose it on its own, without --on")
     problems = [p for name in arguments.on or ["toys"] for p in load_problems(name)]
-    options = {
+    early = arguments.command == "diagnose" if arguments.sequential is None else arguments.sequential
+    options: dict[str, Any] = {
         "seed": arguments.seed,
-        "budget": arguments.replicates,
+        "budget": Budget(arguments.replicates, arguments.seconds, arguments.precision, early),
         "margin": arguments.margin,
         "alpha": arguments.alpha,
+        "exact": not arguments.sampled,
+        "truth_replicates": arguments.truth_replicates,
     }
     with _Progress(targets[0]) as progress:
         try:
@@ -315,7 +344,7 @@ def _print(result: "Diagnosis") -> None:
         bias = worst.statistics["relative_bias"]
         table.add_row(
             Text(f.problem_label), Text(f.estimator_label), Text(f"{f.verdict} ({f.status})", tone[f.status]),
-            *(f"{_percent(bias.value)} [{_percent(bias.low)}, {_percent(bias.high)}]".replace(" [nan, nan]", ""),
+            *(_interval(bias.value, bias.low, bias.high),
             f"{f.total.statistics['variance'].value:.3g}", f"{f.total.statistics['mean_cosine'].value:.3f}",
             f"{f.losses:g}", f"{1e6 * f.seconds:.3g}", f"{f.replicates}"),
         )  # fmt: skip
@@ -324,9 +353,42 @@ def _print(result: "Diagnosis") -> None:
     lines = [f"note: {f.estimator_label} on {f.problem_label}: {note}" for f in result.findings for note in f.notes]
     lines += [f"skipped: {reason}" for reason in result.skipped]
     shown = result.findings if len(result.findings) <= 12 else [f for f in result.findings if f.status != "sound"]
-    lines += ["", *(f"{f.estimator_label} on {f.problem_label}: {f.words}" for f in shown)]
+    lines += ["", *(line for f in shown for line in _told(f, len(result.findings) <= 3)), ""]
     for line in lines:
         console.print(Text(line), soft_wrap=not console.is_terminal)
+    ledger = Table("at most", "how often", box=None, pad_edge=False, title="what may be wrong", title_justify="left")
+    for entry in result.ledger:
+        ledger.add_row(f"{100 * entry.rate:.2g} %", Text(f"{entry.item} ({entry.how})"))
+    console.print(ledger, style="dim")
+
+
+def _told(finding: "Finding", units: bool) -> list[str]:
+    """The verdict in words, what it cost, and the most biased units."""
+    pair = f"{finding.estimator_label} on {finding.problem_label}"
+    saved = ""
+    if finding.looks < finding.looks_planned and not finding.exact:
+        times = finding.planned / finding.replicates
+        saved = f" Settled after {finding.replicates:,} of {finding.planned:,} replicates, {times:.0f} times fewer."
+    lines = [f"{pair}: {finding.words}{saved}"]
+    for site, found in finding.units.items() if units else ():
+        if found.worst:
+            named = "; ".join(f"{list(u.index)} {_signed(u.bias, u.low, u.high)}" for u in found.worst)
+            lines.append(
+                f"  {found.found} of {found.mean.size} unit gradients of {site} are biased, most of all {named}"
+            )
+        if found.insufficient:
+            lines.append(f"  {found.insufficient} unit gradients of {site} rest on too few draws to be tested")
+    return lines
+
+
+def _signed(value: float, low: float, high: float) -> str:
+    return f"{value:+.2g}" if f"{low:.3g}" == f"{high:.3g}" else f"{value:+.2g} [{low:.2g}, {high:.2g}]"
+
+
+def _interval(value: float, low: float, high: float) -> str:
+    """In per cent; one number where it is known exactly, or has no interval."""
+    ends = f"{_percent(low)}, {_percent(high)}"
+    return _percent(value) if low == high or low != low else f"{_percent(value)} [{ends}]"
 
 
 def _percent(share: float) -> str:

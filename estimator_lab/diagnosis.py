@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from estimator_lab.errors import UsageError, in_a_line
-from estimator_lab.finding import Curve, Finding, Row, UnitMap
+from estimator_lab.finding import DISCOVERY, Curve, Finding, Row, Unit, UnitMap
 from estimator_lab.statistics import Estimate
+from estimator_lab.statistics.ratio import variance_ratio
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = "estimator_lab diagnosis"
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Ratio:
         name: of the row compared.
         variance: ratio of the total variances of one draw.
         work: the same times the ratio of loss evaluations: below one, the estimator is the better buy.
+        paired: whether both were drawn from the same random numbers, which cancels what they have in common.
     """
 
     problem: str
@@ -47,12 +49,28 @@ class Ratio:
     name: str
     variance: Estimate
     work: Estimate
+    paired: bool
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the ledger: what may go wrong, how often at most, and how that is kept.
+
+    Attributes:
+        item: what the rate is for.
+        rate: a probability, or for units the false discovery rate.
+        how: by which method, and what was spent.
+    """
+
+    item: str
+    rate: float
+    how: str
 
 
 def ratios(findings: tuple[Finding, ...]) -> tuple[Ratio, ...]:
     """Every estimator against the first one measured on the same problem with a variance, per site and in total.
 
-    The draws of two estimators are independent, so the standard errors of their log variances add in quadrature.
+    Equally many draws from the same seed are paired: all estimators of a problem get the same random numbers.
     """
     result = []
     for problem in dict.fromkeys(f.problem for f in findings):
@@ -61,24 +79,27 @@ def ratios(findings: tuple[Finding, ...]) -> tuple[Ratio, ...]:
         for finding in own:
             if reference is None or finding is reference:
                 continue
+            paired = (finding.seed, finding.replicates) == (reference.seed, reference.replicates)
             for row in finding.rows:
                 if row.level not in ("site", "total"):
                     continue
-                ratio = _quotient(row.statistics["variance"], reference.row(row.level, row.name).statistics["variance"])
+                other = reference.row(row.level, row.name)
+                ratio = _quotient(row, other, paired)
                 cost = finding.losses / reference.losses
                 work = Estimate(ratio.value * cost, ratio.low * cost, ratio.high * cost)
                 labels = finding.problem_label, finding.estimator_label, reference.estimator_label
-                result.append(Ratio(*labels, row.level, row.name, ratio, work))
+                sampled = bool(row.spread and other.spread)
+                result.append(Ratio(*labels, row.level, row.name, ratio, work, paired and sampled))
     return tuple(result)
 
 
-def _quotient(a: Estimate, b: Estimate) -> Estimate:
-    if not (a.value > 0 and b.value > 0):
-        return Estimate(0.0 if a.value == 0 and b.value > 0 else math.nan, math.nan, math.nan)
-    value = a.value / b.value
-    down = math.hypot(math.log(a.value / a.low), math.log(b.high / b.value)) if a.low > 0 else math.nan
-    up = math.hypot(math.log(a.high / a.value), math.log(b.value / b.low)) if b.low > 0 else math.nan
-    return Estimate(value, value * math.exp(-down), value * math.exp(up))
+def _quotient(row: Row, other: Row, paired: bool) -> Estimate:
+    """The ratio of two variances, without an interval where one of them has none."""
+    a, b = row.statistics["variance"], other.statistics["variance"]
+    if math.isnan(a.value) or math.isnan(b.value):
+        return Estimate(math.nan, math.nan, math.nan)
+    ratio = variance_ratio(np.array(row.spread or (a.value,)), np.array(other.spread or (b.value,)), paired)
+    return ratio if math.isfinite(a.low + b.low) else Estimate(ratio.value, math.nan, math.nan)
 
 
 def environment() -> dict[str, str]:
@@ -138,6 +159,38 @@ class Diagnosis:
         """One line per finding, in words."""
         return "\n".join(f"{f.estimator_label} on {f.problem_label}: {f.words}" for f in self.findings)
 
+    @property
+    def ledger(self) -> tuple[Entry, ...]:
+        """What the study spends its error rates on: every claim that it makes has its line."""
+        sampled = [f for f in self.findings if not f.exact]
+        single = Entry("a 95 % interval of a single statistic misses", 0.05, "each for itself; beside the above")
+        if not sampled:
+            return (
+                Entry("a verdict errs by chance", 0.0, "every expectation is known exactly; nothing was tested"),
+                single,
+            )
+        pairs, exact = len(self.findings), len(self.findings) - len(sampled)
+        looks = max(f.looks_planned for f in sampled)
+        groups = max(1, *(sum(r.tested for r in f.rows) for f in sampled))
+        taken = " to ".join(str(n) for n in sorted({min(f.looks for f in sampled), max(f.looks for f in sampled)}))
+        free = f"; {exact} of them known exactly, which spend nothing" if exact else ""
+        each = self.alpha / pairs
+        found = sum(u.found for f in sampled for u in f.units.values())
+        return (
+            Entry("an unbiased estimator is called biased, anywhere in the study", self.alpha, "sum of what follows"),
+            *([Entry(f"on one of the {pairs} pairs", each, f"equal shares{free}")] if pairs > 1 else []),
+            Entry(f"at one of {looks} looks at its draws", each / looks, f"equal shares; {taken} taken"),
+            Entry(f"in one of up to {groups} groups", each / looks / groups, "at least this much: Holm's method"),
+            Entry("a bias of the margin or more is called within it", self.alpha, "the same equal shares"),
+            Entry("a bias of the margin or less is called beyond it", self.alpha, "the same equal shares"),
+            Entry(
+                "share of unbiased ones among the single units named",
+                DISCOVERY,
+                f"Benjamini and Hochberg, inside sites found biased; {found} named; beside the above",
+            ),
+            single,
+        )
+
     def to_frame(self) -> "pd.DataFrame":
         """Tidy frame: one row per statistic of every row of every finding, with its interval."""
         import pandas as pd
@@ -145,8 +198,9 @@ class Diagnosis:
         rows = [
             {
                 "problem": f.problem_label, "estimator": f.estimator_label, "claim": f.claim, "status": f.status,
-                "replicates": f.replicates, "losses": f.losses, "level": r.level, "name": r.name, "size": r.size,
-                "statistic": name, "value": e.value, "low": e.low, "high": e.high, "p": r.p, "p_holm": r.p_holm,
+                "exact": bool(f.exact), "replicates": f.replicates, "planned": f.planned, "losses": f.losses,
+                "level": r.level, "name": r.name, "size": r.size, "statistic": name, "value": e.value, "low": e.low,
+                "high": e.high, "p": r.p, "p_holm": r.p_holm,
                 "verdict": r.verdict, "detectable": r.detectable, "needed": r.needed,
             }
             for f in self.findings
@@ -164,7 +218,7 @@ class Diagnosis:
                 "problem": r.problem, "estimator": r.estimator, "reference": r.reference, "level": r.level,
                 "name": r.name, "variance": r.variance.value, "variance_low": r.variance.low,
                 "variance_high": r.variance.high, "work": r.work.value, "work_low": r.work.low,
-                "work_high": r.work.high,
+                "work_high": r.work.high, "paired": r.paired,
             }
             for r in self.ratios
         ]  # fmt: skip
@@ -296,17 +350,25 @@ def _finding(data: Mapping[str, Any]) -> Finding:
                 **r,
                 **{k: _number(r[k]) for k in numbers},
                 "statistics": {k: _estimate(e) for k, e in r["statistics"].items()},
+                **{k: tuple(_number(x) for x in r[k]) for k in ("scores", "spread")},
             }
         )
         for r in data["rows"]
     )
-    units = {k: UnitMap(**{n: np.array(a, dtype=np.float64) for n, a in u.items()}) for k, u in data["units"].items()}
+    units = {k: _unit_map(u) for k, u in data["units"].items()}
     curves = {
         k: Curve(c["n"], *([_number(x) for x in c[n]] for n in ("error", "low", "high")))
         for k, c in data["curves"].items()
     }
     scalars = {k: _number(data[k]) for k in ("truth_error", "losses", "backwards", "seconds")}
     return Finding(**{**data, **scalars, "rows": rows, "units": units, "curves": curves, "notes": tuple(data["notes"])})
+
+
+def _unit_map(data: Mapping[str, Any]) -> UnitMap:
+    arrays = ("mean", "standard_error", "variance", "truth", "adjusted")
+    worst = tuple(Unit(tuple(u["index"]), *(_number(u[k]) for k in ("bias", "low", "high"))) for u in data["worst"])
+    found = {n: np.array(data[n], dtype=np.float64) for n in arrays}
+    return UnitMap(**found, insufficient=data["insufficient"], worst=worst)
 
 
 def command_line() -> str:

@@ -1,8 +1,8 @@
-"""Drawing replicates in blocks, and exact moments by product rules."""
+"""Drawing replicates in blocks."""
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from estimator_lab.chain import Chain, Key, forked
-from estimator_lab.errors import MeasurementError, TooLarge, UsageError
+from estimator_lab.errors import MeasurementError, UsageError
 from estimator_lab.estimator import Estimator
-from estimator_lab.moments import BATCHES, Array, Batches, Moments
-from estimator_lab.noise import MonteCarlo, Noise, ProductRule, derive_seed
-from estimator_lab.plan import Plan, fingerprint
+from estimator_lab.moments import Array, Batches, Moments
+from estimator_lab.noise import MonteCarlo, Noise, derive_seed
+from estimator_lab.plan import SMALLEST, Plan, fingerprint
 from estimator_lab.problem import Problem
-from estimator_lab.record import Layout, Record
+from estimator_lab.record import Layout, Record, largest
 from estimator_lab.sampler import GradientSampler
 
 BLOCK_FLOATS = 2**22
@@ -25,8 +25,8 @@ BLOCK_FLOATS = 2**22
 
 LARGEST_BLOCK = 2**13
 
-GRID_LIMIT = 2**22
-"""Largest product grid that exact moments are taken over."""
+FIT = 2**14
+"""Draws on which the learned parts of an estimator are fitted."""
 
 
 class Source(Protocol):
@@ -68,23 +68,15 @@ class Measurement:
         noise = MonteCarlo(seed, device=self.device)
         with forked(seed):
             before = torch.get_rng_state()
-            draws = self.source.draw(plan.block, noise)
+            draws = self.source.draw(plan.size(index), noise)
             drawn = noise.used or not torch.equal(before, torch.get_rng_state())
         spent = time.perf_counter() - began
-        for key, tensor in draws.items():
-            wrong = ~torch.isfinite(tensor)
-            if wrong.any():
-                where = tuple(int(i) for i in wrong.nonzero()[0])
-                raise MeasurementError(
-                    f"{plan.estimator} on {plan.problem}: {int(wrong.sum())} of {tensor.numel()} numbers of the "
-                    f"gradient {key} are NaN or infinite in block {index}, first at replicate {where[0]}, "
-                    f"index {list(where[1:])}; "
-                    "look for saturated probabilities, log(0) or a division by zero there"
-                )
         reference = None if self.reference is None else torch.as_tensor(self.reference)
         vector = self.layout.vector(draws, reference)
-        del draws
         moments = Moments.of(vector)
+        if not np.isfinite(moments.mean).all():
+            self._refuse(draws, index)
+        del draws
         tally = getattr(self.source, "tally", None)
         return Record(
             plan,
@@ -92,7 +84,8 @@ class Measurement:
             index,
             index + 1,
             moments,
-            Batches.of(vector, index * plan.leaves, plan.leaves),
+            Batches.of(vector, plan.before(index)),
+            np.zeros((0, 0)) if reference is None else largest(vector, self.layout),
             self.reference,
             tally.losses if tally else float("nan"),
             tally.backwards if tally else float("nan"),
@@ -103,34 +96,66 @@ class Measurement:
             self.notes,
         )
 
+    def _refuse(self, draws: Mapping[Key, Tensor], index: int) -> None:
+        """Names the first gradient that is not finite."""
+        plan = self.plan
+        for key, tensor in draws.items():
+            wrong = ~torch.isfinite(tensor)
+            if wrong.any():
+                where = tuple(int(i) for i in wrong.nonzero()[0])
+                raise MeasurementError(
+                    f"{plan.estimator} on {plan.problem}: {int(wrong.sum())} of {tensor.numel()} numbers of the "
+                    f"gradient {key} are NaN or infinite in block {index}, first at replicate {where[0]}, "
+                    f"index {list(where[1:])}; "
+                    "look for saturated probabilities, log(0) or a division by zero there"
+                )
+
     def _varies(self, moments: Moments) -> bool:
         """Whether replicates differ by more than rounding."""
         mean, m2 = moments.mean[: self.layout.size], moments.m2[: self.layout.size]
         rounding = 1e3 * torch.finfo(getattr(torch, self.plan.dtype)).eps
         return bool(m2.sum() > moments.weight * rounding**2 * (mean**2).sum())
 
-    def blocks(self, replicates: int) -> int:
-        """Number of whole blocks that hold at least so many replicates."""
-        if replicates < 1:
-            raise UsageError(f"the number of replicates is at least 1; found {replicates}")
-        return -(-replicates // self.plan.block)
-
     @property
     def default_replicates(self) -> int:
-        """How many are drawn when nothing else is said: 65536, or 4096 where gradients have over 1000 coordinates."""
-        return 2**16 if self.layout.size <= 1000 else 2**12
+        """How many are drawn at most when nothing else is said: the fewer, the more coordinates a gradient has."""
+        return 2**16 if self.layout.size <= 1000 else 2**14 if self.layout.size <= 100_000 else 2**12
 
     def run(self, replicates: int, progress: Callable[[int, int], None] | None = None) -> Record:
-        """All blocks in order, folded one at a time; memory does not grow with the number of replicates.
-
-        An estimator that drew no random number in the first block gives the same gradient for ever: that block is all.
+        """All blocks in order up to at least so many replicates.
 
         Raises:
             MeasurementError: a block failed; ``record`` holds the blocks before it.
         """
-        total = self.blocks(replicates)
-        record: Record | None = None
-        for index in range(total):
+        return self.extend(None, replicates, progress)
+
+    def extend(
+        self,
+        record: Record | None,
+        replicates: int,
+        progress: Callable[[int, int], None] | None = None,
+        deadline: float = math.inf,
+    ) -> Record:
+        """Goes on with a record of the first blocks until it holds at least so many replicates.
+
+        Blocks are folded one at a time: memory does not grow with the number of replicates. An estimator that drew no
+        random number in the first block gives the same gradient for ever: that block is all.
+
+        Args:
+            record: what was measured so far, or None.
+            replicates: how many there should be, rounded up to whole blocks.
+            progress: called with the replicates measured and planned.
+            deadline: of ``time.monotonic()``, after which no further block is begun (one is always drawn).
+
+        Raises:
+            MeasurementError: a block failed; ``record`` holds the blocks before it.
+        """
+        if replicates < 1:
+            raise UsageError(f"the number of replicates is at least 1; found {replicates}")
+        last = self.plan.blocks(replicates)
+        for index in range(record.stop if record else 0, last):
+            if record is not None and (not record.random or time.monotonic() > deadline):
+                break
             try:
                 block = self.block(index)
                 if index == 1 and record is not None:
@@ -140,28 +165,32 @@ class Measurement:
                 raise
             record = block if record is None else record + block
             if progress:
-                progress(record.replicates, total * self.plan.block)
-            if not record.random:
-                break
+                progress(record.replicates, self.plan.before(last))
         assert record is not None
         self._check_own_numbers(record)
         return record
 
     def _check_own_numbers(self, record: Record) -> None:
-        """All replicates equal, although numbers are drawn, may mean that they share one: then single draws differ."""
+        """All replicates equal, although numbers are drawn, may mean that they share one: then single draws differ.
+
+        A rare event shows in single draws as well; were all draws independent, the k of them that differ would all be
+        among the last n of R + n draws with a probability below `(n / (R + n))^k`. That must be below 1e-9.
+        """
         if not record.random or self._varies(record.moments):
             return
-        mean = record.moments.mean[: self.layout.size]
-        for index in range(32):
+        mean = torch.as_tensor(record.moments.mean[: self.layout.size])[None]
+        alone, differ = 32, 0
+        for index in range(alone):
             seed = self.plan.block_seed(-1 - index)
             with forked(seed):
-                alone = self.layout.vector(self.source.draw(1, MonteCarlo(seed, device=self.device)), None)
-            if self._varies(Moments.of(alone) + Moments.of(torch.as_tensor(mean)[None])):
-                raise MeasurementError(
-                    f"{self.plan.estimator} on {self.plan.problem}: all replicates of a block share a random number; "
-                    "draw one per replicate, from a tensor with the replicate axis",
-                    record,
-                )
+                draw = self.layout.vector(self.source.draw(1, MonteCarlo(seed, device=self.device)), None)
+            differ += self._varies(Moments.of(draw) + Moments.of(mean))
+        if differ * math.log(1 + record.replicates / alone) > math.log(1e9):
+            raise MeasurementError(
+                f"{self.plan.estimator} on {self.plan.problem}: all replicates of a block share a random number; "
+                "draw one per replicate, from a tensor with the replicate axis",
+                record,
+            )
 
     def _check_fresh(self, first: Record, second: Record) -> None:
         """Two blocks with the same numbers mean that a generator is seeded inside the estimator."""
@@ -181,25 +210,22 @@ def prepare(
     wrt: tuple[str, ...] = ("unit", "weight"),
     reference: Mapping[Key, Array] | None = None,
     purpose: str = "measure",
-    replicates: int = 0,
 ) -> Measurement:
     """A measurement of an estimator on a problem, its learned parts fitted and its replicates checked not to mix.
 
     Args:
         problem: what is differentiated.
         estimator: how.
-        seed: draws derive from it together with problem, estimator and block.
+        seed: draws derive from it together with problem, purpose and block.
         wrt: "unit" and/or "weight".
         reference: gradients that per-replicate scalars are taken against.
         purpose: separates the draws of, say, a truth from those of a measurement.
-        replicates: how many are wanted, if that is known: they are drawn in 8 blocks or more where that is possible,
-            because numbers shared between replicates show only between blocks.
 
     Raises:
         UsageError: a shape or a family does not fit.
         MeasurementError: the estimator mixes replicates.
     """
-    estimator = fit(estimator, problem, seed, min(2**14, 4 * replicates) or 2**14)
+    estimator = fit(estimator, problem, seed, FIT)
     chain = Chain(problem, estimator, wrt)
     chain.check_mixing()
     with forked(0):
@@ -208,8 +234,7 @@ def prepare(
     units = sum(int(torch.Size(s).numel()) for k, s in shapes.items() if k[0] == "unit") or 1
     size = layout.size + chain.tally.losses * units * 4
     fits = 2 ** int(math.log2(max(BLOCK_FLOATS / size, 1)))
-    wanted = 2 ** math.ceil(math.log2(max(replicates / 8, 1))) if replicates else LARGEST_BLOCK
-    block = max(BATCHES, min(fits, wanted, BATCHES if chain.notes else LARGEST_BLOCK))
+    biggest = max(SMALLEST, min(fits, SMALLEST if chain.notes else LARGEST_BLOCK))
     flat = _flatten(reference, shapes)
     plan = Plan(
         repr(problem),
@@ -219,8 +244,7 @@ def prepare(
         str(chain.dtype).removeprefix("torch."),
         tuple(wrt),
         seed,
-        block,
-        BATCHES,
+        biggest,
     )
     return Measurement(chain, plan, layout, flat, chain.device, chain.notes)
 
@@ -244,7 +268,7 @@ def prepare_sampler(
     flat = _flatten(reference, shapes)
     dtype = str(tensor.dtype).removeprefix("torch.")
     mark = fingerprint(_named(flat))
-    plan = Plan("black box", repr(sampler), purpose, mark, dtype, ("weight",), seed, BATCHES, BATCHES)
+    plan = Plan("black box", repr(sampler), purpose, mark, dtype, ("weight",), seed, SMALLEST)
     return Measurement(sampler, plan, Layout.make(shapes, {}), flat, torch.device("cpu"))
 
 
@@ -274,7 +298,7 @@ def measure(
     Args:
         problem: what is differentiated.
         estimator: how.
-        replicates: number of draws, rounded up to whole blocks (at most 8192 each, a power of two).
+        replicates: number of draws, rounded up to whole blocks (32 to 8192 each, growing).
         seed: same seed, same bytes.
         wrt: "unit" (per example and unit) and/or "weight".
 
@@ -282,7 +306,7 @@ def measure(
         UsageError: a shape or a family does not fit.
         MeasurementError: a gradient is not finite, or the estimator mixes replicates.
     """
-    return prepare(problem, estimator, seed=seed, wrt=wrt, replicates=replicates).run(replicates)
+    return prepare(problem, estimator, seed=seed, wrt=wrt).run(replicates)
 
 
 def fit(estimator: Estimator, problem: Problem, seed: int, replicates: int) -> Estimator:
@@ -300,78 +324,3 @@ def fit(estimator: Estimator, problem: Problem, seed: int, replicates: int) -> E
 
     with forked(derive_seed("fit", seed)):
         return estimator.adapt(mean_gradient)
-
-
-# ---------------------------------------------------------------------- exact moments
-def exact_moments(
-    problem: Problem, estimator: Estimator, nodes: int = 1, wrt: tuple[str, ...] = ("unit", "weight")
-) -> dict[Key, Moments]:
-    """Exact mean, variance and third moment of an estimator, by a product quadrature over its own noise.
-
-    Replicates are the nodes of the rule, so this runs the very code that draws. One node per piece is exact for
-    estimators that are piecewise constant in their uniform numbers (score-function and antithetic ones,
-    straight-through on Bernoulli units); smooth ones need 20 to 200 nodes per piece on one or two units. Learned parts
-    are fitted with the same exact expectation.
-
-    Args:
-        problem: what is differentiated; small, since the grid has (pieces x nodes)^(numbers drawn) points.
-        estimator: how.
-        nodes: per piece between jumps; for normal noise in all.
-        wrt: "unit" and/or "weight".
-
-    Returns:
-        Moments of unit weight per key, flat: ``.mean`` and ``.variance`` are the exact ones of one draw.
-
-    Raises:
-        TooLarge: the grid has more than 2^22 points; says how many.
-    """
-
-    def mean_gradient(other: Estimator) -> dict[str, Tensor]:
-        chain = Chain(problem, other, ("unit",))
-        found = _integrate(chain, nodes)
-        shapes = {s.name: (problem.batch, *s.theta_shape) for s in problem.sites}
-        return {
-            site: torch.as_tensor(m.mean, dtype=chain.dtype).reshape(shapes[site]) for (_, site), m in found.items()
-        }
-
-    return _integrate(Chain(problem, estimator.adapt(mean_gradient), wrt), nodes)
-
-
-def _integrate(chain: Chain, nodes: int) -> dict[Key, Moments]:
-    """Moments over the whole product grid, a chunk of nodes at a time."""
-    learn = ProductRule(nodes)
-    with forked(derive_seed("integrate")):
-        before = torch.get_rng_state()
-        chain.draw(1, learn)
-        if not torch.equal(before, torch.get_rng_state()):
-            raise UsageError(
-                f"{chain.estimator!r} draws from torch's global random stream, which no product rule can integrate; "
-                "draw from site.uniform() and site.sample(), or sample with estimator_lab.measure"
-            )
-    if learn.total > GRID_LIMIT:
-        raise TooLarge(
-            f"exact moments of {chain.estimator!r} on {chain.problem!r} need a grid of {learn.total:.3g} points for "
-            f"{len(learn.sizes)} random numbers, more than {GRID_LIMIT}; use fewer nodes or units, or sample with "
-            "estimator_lab.measure"
-        )
-    total: dict[Key, Moments] = {}
-    weight = 0.0
-    for start, stop in _chunks(learn.total, 2**14):
-        rule = ProductRule(nodes, tuple(learn.sizes), start, stop)
-        draws = chain.draw(stop - start, rule)
-        weight += float(rule.weight.sum())
-        if not rule.weight.any():
-            continue
-        for key, tensor in draws.items():
-            part = Moments.of(tensor.reshape(len(tensor), -1), rule.weight)
-            total[key] = total[key] + part if key in total else part
-    if abs(weight - 1) > 1e-9:
-        raise MeasurementError(
-            f"the weights of the product rule sum to {weight!r} and not to one: an estimator mixes replicates"
-        )
-    return total
-
-
-def _chunks(total: int, size: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, total, size):
-        yield start, min(total, start + size)

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from estimator_lab.noise import derive_seed
 
+SMALLEST = 32
+"""Replicates of the first blocks: few, so that a measurement can stop early; later ones double, to cost less each."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -21,8 +24,7 @@ class Plan:
         dtype: of the draws.
         wrt: which gradients.
         seed: the user's seed.
-        block: replicates per block.
-        leaves: batch means per block.
+        largest: replicates in the largest block, a power of two.
     """
 
     problem: str
@@ -32,12 +34,32 @@ class Plan:
     dtype: str
     wrt: tuple[str, ...]
     seed: int
-    block: int
-    leaves: int
+    largest: int
+
+    def size(self, index: int) -> int:
+        """Replicates of a block: sixteen of `SMALLEST`, then eight of each power of two up to the largest."""
+        return min(SMALLEST << max(index // 8 - 1, 0), self.largest)
+
+    def before(self, index: int) -> int:
+        """Replicates of all blocks before this one, a multiple of its size."""
+        doubled = min(max(index // 8, 1), (self.largest // SMALLEST).bit_length())
+        first = 8 * doubled  # the first block of its size, or with doubled = 1 the ninth
+        return (8 * SMALLEST << (doubled - 1)) + (index - first) * self.size(index)
+
+    def blocks(self, replicates: int) -> int:
+        """Number of blocks that hold at least so many replicates."""
+        index = 0
+        while self.before(index) < replicates:
+            index += 1
+        return index
 
     def block_seed(self, index: int) -> int:
-        """Seed of a block. It depends on names alone, not on the last bits of weights or truth, nor on who draws it."""
-        return derive_seed(self.seed, self.problem, self.estimator, self.purpose, index)
+        """Seed of a block. It depends on names alone, not on the last bits of weights or truth, nor on who draws it.
+
+        All estimators of a problem get the same random numbers, so that differences between them are seen with less
+        noise.
+        """
+        return derive_seed(self.seed, self.problem, self.purpose, index)
 
 
 def fingerprint(*groups: Mapping[str, Tensor]) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from estimator_lab.chain import Key
 from estimator_lab.errors import UsageError
-from estimator_lab.moments import Array, Batches, Moments
+from estimator_lab.moments import CHUNK, Array, Batches, Moments
 from estimator_lab.plan import Plan
 from estimator_lab.statistics.group import SCALARS
 
@@ -41,7 +41,7 @@ class Layout:
         groups["total", "weights" if weights else "units"] = weights or tuple(shapes)
         return cls(dict(shapes), groups)
 
-    @property
+    @cached_property
     def spans(self) -> dict[Key, slice]:
         """Position of each gradient in the vector."""
         ends = np.cumsum([0, *(int(np.prod(s)) for s in self.shapes.values())])
@@ -54,11 +54,9 @@ class Layout:
 
     @cached_property
     def membership(self) -> Tensor:
-        """``[d, groups]``: one where a coordinate belongs to a group."""
-        member = torch.zeros(self.size, len(self.groups), dtype=torch.float64)
-        for i, group in enumerate(self.groups):
-            member[self.columns(group), i] = 1
-        return member
+        """``[gradients, groups]``: one where a gradient belongs to a group."""
+        rows = [[float(key in keys) for keys in self.groups.values()] for key in self.shapes]
+        return torch.tensor(rows, dtype=torch.float64)
 
     def columns(self, group: Key) -> NDArray[np.intp]:
         """Indices of a group's coordinates."""
@@ -72,19 +70,47 @@ class Layout:
 
     def vector(self, draws: Mapping[Key, Tensor], reference: Tensor | None) -> Tensor:
         """Draws ``[R, ...]`` as one matrix ``[R, d + scalars]``; scalars only where there is a reference ``[d]``."""
-        flat = torch.cat([draws[k].reshape(len(draws[k]), -1) for k in self.shapes], 1).double()
+        parts = [draws[k].reshape(len(draws[k]), -1) for k in self.shapes]
         if reference is None:
-            return flat
-        g = reference.to(flat)
-        member = self.membership.to(flat.device)  # [d, groups]
-        square, inner, norm2 = (flat - g).square_() @ member, flat @ (g[:, None] * member), flat.square() @ member
-        agree = (flat * g > 0).double() @ member
-        length, nonzero = (g.square() @ member).sqrt(), (g != 0).double() @ member
-        cosine = torch.where((norm2 > 0) & (length > 0), inner / (norm2.sqrt() * length), 0.0)
-        zero, descent = (norm2 == 0).double(), (inner > 0).double()
-        share = agree / nonzero.clamp_min(1)
-        scalars = torch.stack([square, square.square(), inner, norm2, cosine, zero, descent, share], -1)
-        return torch.cat([flat, scalars.flatten(1)], 1)
+            return torch.cat(parts, 1).double()
+        extra = parts[0].new_empty(len(parts[0]), len(self.groups) * len(SCALARS))
+        whole = torch.cat([*parts, extra], 1).double()
+        g = reference.to(whole)
+        rows = max(CHUNK // whole.shape[1], 1)
+        for chunk in whole.split(rows):  # what one chunk needs stays in the cache
+            chunk[:, self.size :] = self._scalars(chunk[:, : self.size], g)
+        return whole
+
+    def _scalars(self, x: Tensor, g: Tensor) -> Tensor:
+        """``[R, groups * scalars]`` of draws ``[R, d]``: sums over gradients, then over the gradients of a group."""
+        difference = x - g
+        product = x * g
+        sums = x.new_empty(4, len(x), len(self.shapes))
+        nonzero, norm2 = x.new_empty(2, len(self.shapes))
+        for i, span in enumerate(self.spans.values()):
+            sums[0, :, i] = torch.linalg.vecdot(difference[:, span], difference[:, span])
+            sums[1, :, i] = product[:, span].sum(1)
+            sums[2, :, i] = torch.linalg.vecdot(x[:, span], x[:, span])
+            sums[3, :, i] = torch.count_nonzero(product[:, span] > 0, 1)
+            nonzero[i], norm2[i] = torch.count_nonzero(g[span]), g[span] @ g[span]
+        member = self.membership.to(x.device)
+        square, inner, own, agree = sums @ member
+        length = (own * (norm2 @ member)).sqrt()
+        cosine = torch.where(length > 0, inner / length, 0.0)
+        zero, descent = (own == 0).double(), (inner > 0).double()
+        share = agree / (nonzero @ member).clamp_min(1)
+        return torch.stack([square, square.square(), inner, own, cosine, zero, descent, share], -1).flatten(1)
+
+
+TAIL = 768
+"""Largest squared errors kept per group: the tail 3 sqrt(R) of 65536 draws."""
+
+
+def largest(vector: Tensor, layout: Layout) -> Array:
+    """The largest squared errors ``[<= TAIL, groups]`` of draws with scalars, descending."""
+    first = layout.size + SCALARS.index("square")
+    square = vector[:, first :: len(SCALARS)]
+    return square.topk(min(TAIL, len(square)), dim=0).values.cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -98,6 +124,7 @@ class Record:
         stop: one past the last block.
         moments: of every coordinate and scalar.
         batches: means of contiguous batches of every coordinate and scalar.
+        largest: the largest squared errors ``[<= TAIL, groups]`` of single draws, descending.
         reference: the gradient the scalars were taken against, or None.
         losses: loss evaluations per replicate.
         backwards: differentiated loss evaluations per replicate.
@@ -114,6 +141,7 @@ class Record:
     stop: int
     moments: Moments
     batches: Batches
+    largest: Array
     reference: Array | None
     losses: float
     backwards: float
@@ -126,12 +154,17 @@ class Record:
     @property
     def replicates(self) -> int:
         """Number of replicates measured."""
-        return (self.stop - self.start) * self.plan.block
+        return self.plan.before(self.stop) - self.plan.before(self.start)
 
     @property
     def batch_size(self) -> int:
         """Replicates in each complete batch."""
-        return (self.plan.block // self.plan.leaves) << self.batches.level
+        return 1 << self.batches.level
+
+    @cached_property
+    def means(self) -> Array:
+        """Means ``[K, d + scalars]`` of the complete batches."""
+        return self.batches.means()
 
     def __add__(self, other: Self) -> Self:
         if self.plan != other.plan:
@@ -148,6 +181,7 @@ class Record:
             other.stop,
             self.moments + other.moments,
             self.batches + other.batches,
+            -np.sort(-np.concatenate([self.largest, other.largest]), axis=0)[:TAIL],
             self.reference,
             self.losses,
             self.backwards,

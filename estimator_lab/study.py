@@ -1,15 +1,24 @@
 """Diagnose and compare: the two questions that people ask."""
 
 import datetime
-from collections.abc import Callable, Iterable, Sequence
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
+from estimator_lab.budget import Budget
 from estimator_lab.diagnosis import Diagnosis, command_line, environment, ratios
 from estimator_lab.errors import UsageError
 from estimator_lab.estimator import Estimator, about
-from estimator_lab.finding import Finding, find
-from estimator_lab.measurement import prepare, prepare_sampler
+from estimator_lab.evaluation import find, under_test
+from estimator_lab.expectation import expectation
+from estimator_lab.finding import Finding
+from estimator_lab.measurement import Measurement, prepare, prepare_sampler
 from estimator_lab.problem import Problem
 from estimator_lab.sampler import GradientSampler
+from estimator_lab.statistics import Group, Looks, detectable
+from estimator_lab.statistics.verdict import POWER
+from estimator_lab.truth import REPLICATES as TRUTH_REPLICATES
 from estimator_lab.truth import Truth
 
 Progress = Callable[[str, int, int], None]
@@ -17,49 +26,84 @@ Progress = Callable[[str, int, int], None]
 
 MARGIN = 0.05
 ALPHA = 0.01
+SHOWN = 2**12
+"""Draws that show convergence and cost where the expectation is known and nothing has to be decided by them."""
 
 
-def _examine(
-    problem: Problem,
-    estimator: Estimator,
-    seed: int,
-    budget: int | None,
-    truth: Truth,
-    wrt: tuple[str, ...],
-    margin: float,
-    alpha: float,
-    pairs: int,
-    progress: Progress | None,
-) -> Finding:
-    """Measures one estimator on one problem and holds it against the truth."""
-    label = f"{estimator.label} on {problem.label}"
-    if progress:
-        progress(label, 0, 0)
-    measurement = prepare(problem, estimator, seed=seed, wrt=wrt, reference=truth.mean, replicates=budget or 0)
-    steps = (lambda done, total: progress(label, done, total)) if progress else None
-    record = measurement.run(budget or measurement.default_replicates, steps)
-    return find(
-        record,
-        truth,
-        labels=(problem.label, estimator.label),
-        about=about(estimator),
-        claim=estimator.unbiased,
-        margin=margin,
-        alpha=alpha,
-        pairs=pairs,
-    )
+@dataclass(frozen=True)
+class Terms:
+    """What all pairs of a study have in common."""
+
+    seed: int
+    budget: Budget
+    margin: float
+    alpha: float
+    pairs: int = 1
+    exact: bool = True
+
+    @property
+    def share(self) -> float:
+        """False-alarm rate of one pair."""
+        return self.alpha / self.pairs
+
+    def find(
+        self,
+        measurement: Measurement,
+        truth: Truth,
+        estimator: Estimator | GradientSampler,
+        problem: str,
+        deadline: float,
+        progress: Progress | None,
+    ) -> Finding:
+        """Draws until the verdict is settled or the budget is spent, and holds the draws against the truth."""
+        label = f"{estimator.label} on {problem}"
+        steps = (lambda done, total: progress(label, done, total)) if progress else None
+        sizes = self.budget.looks(measurement.default_replicates)
+        known = expectation(measurement) if self.exact and truth.is_exact else None
+        looks, record = Looks(len(sizes)), None
+        for size in sizes:
+            record = measurement.extend(record, size, steps, deadline)
+            if known:
+                settled = size >= SHOWN
+            else:
+                groups = under_test(record, truth)
+                looks = looks.take(groups, self.margin, self.share)
+                settled = self._settled(groups, looks)
+            if record.replicates < size or (settled and self.budget.early):
+                break
+        assert record is not None
+        return find(
+            record,
+            truth,
+            labels=(problem, estimator.label),
+            about=about(estimator) if isinstance(estimator, Estimator) else {"name": estimator.name},
+            claim=estimator.unbiased,
+            margin=self.margin,
+            alpha=self.alpha,
+            pairs=self.pairs,
+            looks=None if known else looks,
+            planned=sizes[-1],
+            expectation=known,
+        )
+
+    def _settled(self, groups: Mapping[str, Group], looks: Looks) -> bool:
+        """Whether every verdict is settled, or the precision reached."""
+        if self.budget.precision is None:
+            return all(map(looks.settled, groups))
+        level = self.share / (len(groups) * looks.planned)
+        return all(g.exact or detectable(g, level, POWER) <= self.budget.precision for g in groups.values())
 
 
-def _examine_sampler(sampler: GradientSampler, seed: int, budget: int | None, margin: float, alpha: float) -> Finding:
-    replicates = budget or 2**12
+def _examine_sampler(sampler: GradientSampler, terms: Terms, progress: Progress | None) -> Finding:
     if isinstance(sampler.truth, GradientSampler):
-        truth = Truth.sampled(sampler.truth, 4 * replicates, seed)
+        measurement = prepare_sampler(sampler, seed=terms.seed)
+        most = terms.budget.looks(measurement.default_replicates)[-1]
+        truth = Truth.sampled(sampler.truth, 4 * most, terms.seed)
     else:
         truth = Truth.given({("weight", k): v.detach().cpu().double().numpy() for k, v in sampler.truth.items()})
-    record = prepare_sampler(sampler, seed=seed, reference=truth.mean).run(replicates)
-    labels = "black box", sampler.label
-    return find(
-        record, truth, labels=labels, about={"name": sampler.name}, claim=sampler.unbiased, margin=margin, alpha=alpha
+    measurement = prepare_sampler(sampler, seed=terms.seed, reference=truth.mean)
+    return terms.find(
+        measurement, truth, sampler, "black box", time.monotonic() + (terms.budget.seconds or math.inf), progress
     )
 
 
@@ -68,11 +112,13 @@ def diagnose(
     on: Problem | Sequence[Problem] | None = None,
     *,
     seed: int = 0,
-    budget: int | None = None,
+    budget: int | Budget | None = None,
     truth: Truth | None = None,
     wrt: tuple[str, ...] = ("unit", "weight"),
     margin: float = MARGIN,
     alpha: float = ALPHA,
+    exact: bool = True,
+    truth_replicates: int = TRUTH_REPLICATES,
     progress: Progress | None = None,
 ) -> Diagnosis:
     """Is this estimator right, and what does it cost?
@@ -81,11 +127,16 @@ def diagnose(
         estimator: an ``Estimator``, or a ``GradientSampler``, which brings its own truth.
         on: problems; by default all toys that its families allow.
         seed: same seed, same result.
-        budget: replicates per problem; by default 65536, or 4096 for gradients of over 1000 coordinates.
+        budget: replicates per problem at most, or a ``Budget``; by default 65536, 16384 for gradients of over 1000
+            coordinates, 4096 of over 100000. Draws stop as soon as the verdict is settled; ``Budget(..., early=False)``
+            draws them all.
         truth: the truth to use (for a single problem); by default exact where possible, else estimated.
         wrt: "unit" and/or "weight".
         margin: relative bias that counts as small.
         alpha: chance that an unbiased estimator is called biased on any of the problems.
+        exact: compare expectations themselves where the random numbers of the estimator can be summed out; else all
+            verdicts rest on draws.
+        truth_replicates: draws of a truth that has to be estimated.
         progress: called as replicates are drawn.
 
     Returns:
@@ -98,11 +149,20 @@ def diagnose(
     if isinstance(estimator, GradientSampler):
         if on is not None or truth is not None:
             raise UsageError(f"{estimator!r} brings its own problem and truth; leave `on` and `truth` out")
-        return gather(
-            [_examine_sampler(estimator, seed, budget, margin, alpha)], estimator.label, margin=margin, alpha=alpha
-        )
+        found = _examine_sampler(estimator, Terms(seed, _budget(budget, True), margin, alpha), progress)
+        return gather([found], estimator.label, margin=margin, alpha=alpha)
     return compare(
-        [estimator], on, seed=seed, budget=budget, truth=truth, wrt=wrt, margin=margin, alpha=alpha, progress=progress
+        [estimator],
+        on,
+        seed=seed,
+        budget=_budget(budget, True),
+        truth=truth,
+        wrt=wrt,
+        margin=margin,
+        alpha=alpha,
+        exact=exact,
+        truth_replicates=truth_replicates,
+        progress=progress,
     )
 
 
@@ -111,11 +171,13 @@ def compare(
     on: Problem | Sequence[Problem] | None = None,
     *,
     seed: int = 0,
-    budget: int | None = None,
+    budget: int | Budget | None = None,
     truth: Truth | None = None,
     wrt: tuple[str, ...] = ("unit", "weight"),
     margin: float = MARGIN,
     alpha: float = ALPHA,
+    exact: bool = True,
+    truth_replicates: int = TRUTH_REPLICATES,
     title: str = "",
     command: str = "",
     progress: Progress | None = None,
@@ -130,11 +192,13 @@ def compare(
         estimators: what to compare.
         on: problems; by default all toys.
         seed: same seed, same result.
-        budget: replicates per pair.
+        budget: replicates per pair, or a ``Budget``. A number is drawn in full, since variances are to be compared.
         truth: the truth to use, for a single problem.
         wrt: "unit" and/or "weight".
         margin: relative bias that counts as small.
         alpha: chance that any unbiased estimator is called biased, shared equally by all pairs measured.
+        exact: compare expectations themselves where that is possible.
+        truth_replicates: draws of a truth that has to be estimated.
         title: of the report.
         command: what the report says reproduces it; by default the command line of this process.
         progress: called as replicates are drawn.
@@ -174,6 +238,8 @@ def compare(
     name = title or (
         f"Diagnosis of {measured[0].label}" if len(measured) == 1 else f"{len(measured)} estimators compared"
     )
+    terms = Terms(seed, _budget(budget, False), margin, alpha, count, exact)
+    end = time.monotonic() + (terms.budget.seconds or math.inf)
     findings: list[Finding] = []
 
     def gathered() -> Diagnosis:
@@ -186,14 +252,23 @@ def compare(
                 continue
             if progress:
                 progress(f"truth of {problem.label}", 0, 0)
-            against = truth or Truth.of(problem, seed, wrt)
+            against = truth or Truth.of(problem, seed, wrt, truth_replicates)
             for e in fitting:
-                findings.append(_examine(problem, e, seed, budget, against, wrt, margin, alpha, count, progress))
+                if progress:
+                    progress(f"{e.label} on {problem.label}", 0, 0)
+                measurement = prepare(problem, e, seed=seed, wrt=wrt, reference=against.mean)
+                now = time.monotonic()
+                deadline = now + (end - now) / (count - len(findings))
+                findings.append(terms.find(measurement, against, e, problem.label, deadline, progress))
     except BaseException:
         if keep and findings:
             keep(gathered())
         raise
     return gathered()
+
+
+def _budget(budget: int | Budget | None, early: bool) -> Budget:
+    return budget if isinstance(budget, Budget) else Budget(budget, early=early)
 
 
 def misfit(estimator: Estimator, problem: Problem) -> str:

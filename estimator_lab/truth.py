@@ -18,6 +18,9 @@ from estimator_lab.problem import Problem
 from estimator_lab.record import Record
 from estimator_lab.sampler import GradientSampler
 
+REPLICATES = 2**14
+"""Draws of a truth that has to be estimated."""
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -82,13 +85,13 @@ class Truth:
         """
         if estimator.unbiased is not True:
             raise UsageError(f"a truth is estimated with an unbiased estimator; {estimator!r} does not claim to be one")
-        record = prepare(problem, estimator, seed=seed, wrt=wrt, purpose="truth", replicates=replicates).run(replicates)
+        record = prepare(problem, estimator, seed=seed, wrt=wrt, purpose="truth").run(replicates)
         mean = {k: record.mean(k) for k in record.layout.shapes}
         return cls(mean, f"estimated: {estimator.label}, {record.replicates} replicates", record)
 
     @classmethod
     def of(
-        cls, problem: Problem, seed: int = 0, wrt: tuple[str, ...] = ("unit", "weight"), replicates: int = 2**14
+        cls, problem: Problem, seed: int = 0, wrt: tuple[str, ...] = ("unit", "weight"), replicates: int = REPLICATES
     ) -> Self:
         """Exact where the states can be summed and the quadrature settles.
 

@@ -391,7 +391,7 @@ RESULTS = {
     "binary": (lambda text: "\udcff\udc80", "is truncated or no JSON"),
     "foreign": (lambda text: "[1]", "not a result of estimator-lab"),
     "other": (lambda text: '{"format": "x"}', "not a result of estimator-lab"),
-    "newer": (edit(lambda d: d.update(schema=99)), "has schema 99, this version reads 1"),
+    "newer": (edit(lambda d: d.update(schema=99)), "has schema 99, this version reads 2"),
     "lacks ratios": (edit(lambda d: d.pop("ratios")), "lacks something a result has (KeyError: 'ratios')"),
     "lacks words": (edit(lambda d: d["findings"][0].pop("words")), "words"),
     "lacks p": (edit(lambda d: d["findings"][0]["rows"][0].pop("p")), "lacks something a result has (KeyError: 'p')"),

@@ -102,22 +102,31 @@ def test_lists_are_complete(what, capsys):
         ("localexpectation", 0, "Equal to the truth"),
         ("MeanField()", 0, "Biased, as declared"),
         ("estimator_lab.estimators:MeanField", 0, "Biased, as declared"),
-        ("Rebar(temperature=0.1, eta=0.5)", 2, "η = 0.5"),
+        ("Rebar(temperature=0.1, eta=0.5)", 0, "η = 0.5"),
         ("lean.py", 1, "Claims to be unbiased and is not"),
         ("lean.py:Leaning", 1, "Claims to be unbiased and is not"),
-        ("Reinforce", 2, "replicates would decide it"),
+        ("Reinforce", 0, "Exactly unbiased"),
+        ("Reinforce --sampled", 2, "replicates would decide it"),
     ],
 )
 def test_verdicts_are_exit_codes(target, code, words, capsys):
     Path("lean.py").write_text(BIASED)
-    assert main(small(target, on="OneBit" if "Local" not in target and "local" not in target else "Additive")) == code
+    target, *more = target.split(" --")
+    assert (
+        main(
+            small(target, on="OneBit" if "Local" not in target and "local" not in target else "Additive")
+            + [f"--{m}" for m in more]
+        )
+        == code
+    )
     assert words in capsys.readouterr().out
 
 
 def test_the_worst_verdict_counts():
     Path("lean.py").write_text(BIASED)
-    assert main(["compare", "Reinforce", "MeanField", "--on", "OneBit", "--replicates", "512"]) == 2
-    assert main(["compare", "Reinforce", "lean.py", "--on", "OneBit", "--replicates", "512"]) == 1
+    options = ["--on", "OneBit", "--replicates", "512", "--sampled"]
+    assert main(["compare", "Reinforce", "MeanField", *options]) == 2
+    assert main(["compare", "Reinforce", "lean.py", *options]) == 1
 
 
 def test_options_reach_the_measurement():
@@ -190,7 +199,7 @@ def test_same_seed_same_result():
 def test_progress_is_a_plain_line_where_no_terminal_is(capsys):
     main(small("Reinforce"))
     err = capsys.readouterr().err
-    assert "REINFORCE on one bit: " in err and err.rstrip().endswith("of 512 replicates") and "\x1b" not in err
+    assert "REINFORCE on one bit: " in err and err.rstrip().endswith(" replicates") and "\x1b" not in err
 
 
 def test_names_are_not_read_as_markup(capsys):
@@ -213,8 +222,12 @@ def test_exit_codes_are_those_of_the_design():
 
 
 def test_ratios_come_as_a_frame():
-    found = lab.compare([lab.estimators.Reinforce(), lab.estimators.DisARM()], on=lab.problems.Parity(), budget=4096)
+    pair = [lab.estimators.Reinforce(), lab.estimators.DisARM()]
+    exact = lab.compare(pair, on=lab.problems.Parity(), budget=64).ratio_frame()
+    found = lab.compare(pair, on=lab.problems.Parity(), budget=4096, exact=False)
     frame = found.ratio_frame()
     assert set(frame["reference"]) == {"REINFORCE"} and set(frame["estimator"]) == {"DisARM"}
     assert ((frame["variance_low"] < frame["variance"]) & (frame["variance"] < frame["variance_high"])).all()
+    assert ((frame["variance_low"] < exact["variance"]) & (exact["variance"] < frame["variance_high"])).all()
+    assert (exact["variance_low"] == exact["variance_high"]).all() and frame["paired"].all()
     assert frame["work"].to_numpy() == pytest.approx(2 * frame["variance"].to_numpy())

@@ -1,8 +1,10 @@
 """What the base classes promise, for every compatible pair of the tables, and what the package promises of itself."""
 
 import dataclasses
+import functools
 import itertools
 import math
+import operator
 import random
 import subprocess
 import sys
@@ -33,7 +35,8 @@ from estimator_lab.estimators import (
     StraightThrough,
     StraightThroughGumbelSoftmax,
 )
-from estimator_lab.measurement import exact_moments, fit, measure, prepare
+from estimator_lab.expectation import exact_moments
+from estimator_lab.measurement import fit, measure, prepare
 from estimator_lab.noise import MonteCarlo, Noise, NoNoise
 from estimator_lab.problem import Problem
 from estimator_lab.problems import TOYS, Additive, ChainOfFour, DigitsAutoencoder, OneBit, QuadraticForm, TwoLayer
@@ -228,7 +231,7 @@ def test_same_seed_same_bytes(estimator, problem):
 
 def small_blocks(problem, estimator, **options):
     measurement = prepare(problem, estimator, **options)
-    return dataclasses.replace(measurement, plan=dataclasses.replace(measurement.plan, block=64))
+    return dataclasses.replace(measurement, plan=dataclasses.replace(measurement.plan, largest=64))
 
 
 @pairs([(DisARM(), TwoLayer()), (Rebar(), QuadraticForm()), (LeaveOneOut(4), TOYS[6])])
@@ -236,21 +239,23 @@ def test_records_of_blocks_join_in_any_split(estimator, problem):
     """Batches to the byte; moments to rounding."""
     reference = Truth.exact(problem).mean
     measurement = small_blocks(problem, estimator, reference=reference)
-    blocks = [measurement.block(i) for i in (4, 2, 0, 3, 1)]  # drawn in any order
+    blocks = [measurement.block(i) for i in np.random.default_rng(0).permutation(18)]  # drawn in any order
     blocks.sort(key=lambda r: r.start)
-    whole = measurement.run(5 * 64)
-    assert same_bytes(whole, blocks[0] + blocks[1] + blocks[2] + blocks[3] + blocks[4])
-    for cut in range(1, 5):
+    whole = measurement.run(16 * 32 + 2 * 64)
+    assert same_bytes(whole, functools.reduce(operator.add, blocks))
+    assert same_bytes(whole, measurement.extend(measurement.run(100), 600))
+    for cut in range(1, 18):
         left, right = blocks[0], blocks[cut]
         for block in blocks[1:cut]:
             left = left + block
         for block in blocks[cut + 1 :]:
             right = right + block
         joined = left + right
-        assert (joined.start, joined.stop, joined.replicates) == (0, 5, 320)
+        assert (joined.start, joined.stop, joined.replicates) == (0, 18, 640)
         assert [k for k, _ in joined.batches] == [k for k, _ in whole.batches]
         assert all(a.tobytes() == b.tobytes() for (_, a), (_, b) in zip(joined.batches, whole.batches, strict=True))
-        for name in ("mean", "m2", "m3"):
+        assert joined.largest.tobytes() == whole.largest.tobytes()
+        for name in ("mean", "m2", "m3", "m4"):
             a, b = getattr(joined.moments, name), getattr(whole.moments, name)
             np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12 * np.abs(b).max())
     with pytest.raises(UsageError, match="adjacent"):
@@ -265,7 +270,7 @@ def test_moments_of_a_record_are_those_of_its_draws():
     problem, estimator = TwoLayer(), DisARM()
     measurement = small_blocks(problem, estimator)
     record = measurement.run(192)
-    draws = [measurement.source.draw(64, MonteCarlo(measurement.plan.block_seed(i))) for i in range(3)]
+    draws = [measurement.source.draw(32, MonteCarlo(measurement.plan.block_seed(i))) for i in range(6)]
     for key in draws[0]:
         x = torch.cat([d[key] for d in draws]).numpy()
         np.testing.assert_allclose(record.mean(key), x.mean(0), rtol=1e-12, atol=1e-15)

@@ -29,8 +29,8 @@ def in_fractions(x: np.ndarray, w: np.ndarray | None = None) -> tuple[float, flo
     values = [Fraction(float(v)) for v in x]
     weights = [Fraction(float(v)) for v in w] if w is not None else [Fraction(1)] * len(values)
     mean = sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
-    m2, m3 = (sum(w * (v - mean) ** k for w, v in zip(weights, values, strict=True)) for k in (2, 3))
-    return float(mean), float(m2), float(m3)
+    sums = (sum(w * (v - mean) ** k for w, v in zip(weights, values, strict=True)) for k in (2, 3, 4))
+    return float(mean), *map(float, sums)
 
 
 def parts_of(total: int, cuts: list[int]) -> list[slice]:
@@ -40,10 +40,11 @@ def parts_of(total: int, cuts: list[int]) -> list[slice]:
 
 def assert_close(found: Moments, x: torch.Tensor, w: torch.Tensor | None, rtol: float) -> None:
     for d in range(x.shape[1]):
-        mean, m2, m3 = in_fractions(x[:, d].numpy(), None if w is None else w.numpy())
+        mean, m2, m3, m4 = in_fractions(x[:, d].numpy(), None if w is None else w.numpy())
         np.testing.assert_allclose(found.mean[d], mean, rtol=1e-15)
         np.testing.assert_allclose(found.m2[d], m2, rtol=rtol)
         np.testing.assert_allclose(found.m3[d], m3, rtol=10 * rtol)
+        np.testing.assert_allclose(found.m4[d], m4, rtol=10 * rtol)
 
 
 @pytest.mark.parametrize(("mean", "rtol"), [(0.0, 1e-13), (1e3, 1e-12), (1e6, 1e-9), (-1e6, 1e-9)])
@@ -103,6 +104,7 @@ def test_moments_merge_under_any_split(cuts, mean):
         np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-14)
         np.testing.assert_allclose(merged.m2, whole.m2, rtol=rtol)
         np.testing.assert_allclose(merged.m3, whole.m3, rtol=10 * rtol)
+        np.testing.assert_allclose(merged.m4, whole.m4, rtol=10 * rtol)
 
 
 def test_single_precision_draws_are_summed_in_double():
@@ -116,8 +118,16 @@ def test_some_coordinates():
 
 
 # ---------------------------------------------------------------------- batches
-def batches(x: torch.Tensor, part: slice, size: int) -> Batches:
-    return Batches.of(x[part.start * size : part.stop * size], part.start, part.stop - part.start)
+def batches(x: torch.Tensor, part: slice) -> Batches:
+    """Of the leaves of a part, in the largest aligned powers of two that fit, as blocks are."""
+    found, start = [], part.start
+    while start < part.stop:
+        size = 1
+        while start % (2 * size) == 0 and start + 2 * size <= part.stop:
+            size *= 2
+        found.append(Batches.of(x[start : start + size], start))
+        start += size
+    return reduce(add, found)
 
 
 def same(a: Batches, b: Batches) -> bool:
@@ -129,9 +139,9 @@ def same(a: Batches, b: Batches) -> bool:
 @given(st.integers(1, 500), st.lists(st.integers(0, 500), max_size=20), st.randoms(use_true_random=False))
 def test_batches_are_canonical_under_any_split(leaves, cuts, random):
     """To the byte, and in any order of merging."""
-    x = draws(leaves * 2, 2)
-    whole = batches(x, slice(0, leaves), 2)
-    parts = [batches(x, part, 2) for part in parts_of(leaves, cuts)]
+    x = draws(leaves, 2)
+    whole = batches(x, slice(0, leaves))
+    parts = [batches(x, part) for part in parts_of(leaves, cuts)]
     assert same(reduce(add, parts), whole)
     random.shuffle(parts)
     assert same(reduce(add, parts), whole)
@@ -143,11 +153,10 @@ def test_batches_are_canonical_under_any_split(leaves, cuts, random):
 
 @pytest.mark.parametrize("leaves", [1, 31, 32, 33, 63, 64, 65, 95, 127, 128, 130, 1000, 4096, 5001])
 def test_batches_are_means_of_contiguous_draws(leaves):
-    size = 3
-    x = draws(leaves * size, 2)
-    found = batches(x, slice(0, leaves), size)
+    x = draws(leaves, 2)
+    found = batches(x, slice(0, leaves))
     means = found.means()
-    per = size << found.level
+    per = 1 << found.level
     assert len(means) == leaves // (1 << found.level)
     if leaves >= BATCHES:
         assert BATCHES <= len(means) < 2 * BATCHES
@@ -164,8 +173,8 @@ def test_batches_are_means_of_contiguous_draws(leaves):
 
 def test_batches_stay_few():
     """Memory grows with the logarithm of the number of leaves only."""
-    found = batches(draws(32), slice(0, 32), 1)
+    found = Batches.of(draws(32), 0)
     for block in range(1, 400):
-        found = found + Batches.of(draws(32, seed=block), block * 32, 32)
+        found = found + Batches.of(draws(32, seed=block), block * 32)
         assert len(found.nodes) < 2 * BATCHES + 14
         assert BATCHES <= len(found.means()) < 2 * BATCHES

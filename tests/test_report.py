@@ -20,17 +20,20 @@ import pytest
 
 from estimator_lab.diagnosis import Diagnosis, Ratio
 from estimator_lab.diagnosis import ratios as compared
-from estimator_lab.finding import Curve, Finding, Row, UnitMap
-from estimator_lab.report import figures, pages, reading, render, sections, write
+from estimator_lab.finding import Curve, Finding, Row, Unit, UnitMap
+from estimator_lab.report import advice, figures, pages, reading, render, sections, write
 from estimator_lab.report.figures.style import capped
 from estimator_lab.report.figures.units import UNITS
 from estimator_lab.report.legible import legible
 from estimator_lab.report.rounding import last_digit, p_value, rounded
 from estimator_lab.report.sections import reach, summary
 from estimator_lab.report.story import Story
+from estimator_lab.report.trust import trust
 from estimator_lab.report.verdict import verdict
 from estimator_lab.report.wording import between, some_of
 from estimator_lab.statistics import Estimate
+from estimator_lab.statistics.group import FEWEST_BATCHES, GATE
+from estimator_lab.statistics.tail import ENOUGH
 
 NAN = math.nan
 
@@ -74,13 +77,23 @@ def make_row(
         "mean_cosine": near(1 / math.hypot(1, noise, beta), 0.004),
         "sign_agreement": near(0.7, 0.01),
         "descent": near(0.8, 0.01),
+        "effective_rank": near(size / 2, size / 10) if noise else Estimate(NAN, NAN, NAN),
+        "leading_share": Estimate(0.4 if noise else NAN, NAN, NAN),
+        "kurtosis": Estimate(3.0, NAN, NAN),
+        "tail_index": Estimate(0.1, NAN, NAN),
         "effective_sample": Estimate(replicates / 3, NAN, NAN),
         "noise_floor": Estimate(floor, NAN, NAN),
     }
     needed = int(replicates * (high / 0.05) ** 2) if verdict == "undecided" else 0
     tested = level in ("site", "layer")
     adjusted = min(1.0, 5 * p) if tested else NAN
-    return Row(level, name, size, statistics, p, adjusted, verdict, low, high, 1.6 * reach, needed, tested, norm)
+    scores = draw.standard_normal(32 if noise else 0)
+    scores = (scores - scores.mean()) / scores.std(ddof=1) if noise else scores
+    return Row(
+        level=level, name=name, size=size, statistics=statistics, p=p, p_holm=adjusted, verdict=verdict, low=low,
+        high=high, detectable=1.6 * reach, needed=needed, truth_needed=0, tested=tested, norm=norm,
+        scores=tuple(map(float, scores)), spread=(variance, *(variance * (1 + 0.01 * scores))),
+    )  # fmt: skip
 
 
 def make_finding(
@@ -114,7 +127,7 @@ def make_finding(
         truth = draw.standard_normal((batch, units)) * 0.3
         error = np.full_like(truth, noise * 0.3 / math.sqrt(replicates))
         mean = truth + error * draw.standard_normal(truth.shape) + beta * truth
-        maps[f"h{k + 1}"] = UnitMap(mean, error, error**2 * replicates, truth)
+        maps[f"h{k + 1}"] = UnitMap(mean, error, error**2 * replicates, truth, np.full_like(truth, NAN), 0, ())
     rows.append(make_row("layer", "loss", 5, beta / 3, noise / 4, 0.5, replicates, draw))
     rows.append(make_row("total", "weights", 40, beta, noise, 1.4, replicates, draw))
     curves = {}
@@ -129,7 +142,7 @@ def make_finding(
     elif "undecided" in words:
         overall, status = "undecided", "inconclusive" if claim else "sound"
     else:
-        overall = "unbiased within"
+        overall = "exact" if words == {"exact"} else "unbiased within"
     fields: dict[str, Any] = {
         "problem": f"{problem.title().replace(' ', '')}(batch={batch})",
         "estimator": estimator,
@@ -139,7 +152,11 @@ def make_finding(
         "claim": claim,
         "truth": "estimated: 65536 replicates" if truth_error else f"exact: enumeration of 2^{sites * units} states",
         "truth_error": truth_error,
+        "exact": "",
         "replicates": replicates,
+        "planned": replicates,
+        "looks": 1,
+        "looks_planned": 1,
         "seed": seed,
         "dtype": "float64",
         "verdict": overall,
@@ -281,6 +298,7 @@ def make_networks() -> Diagnosis:
                     "weights",
                     near((noise / 9) ** 2, 0.05 * (noise / 9) ** 2),
                     near((noise / 9) ** 2 * seconds / 6e-7, 0.02),
+                    True,
                 )
             )
     return make_diagnosis(*found, title="Twelve estimators on two networks", ratios=tuple(ratios))
@@ -348,6 +366,7 @@ def test_structure_of_one_finding(single_pdf: bytes) -> None:
         "Unit by unit",
         "Variance against cost",
         "Resolution",
+        "Can the intervals be trusted?",
         "Ground truth",
         "Methods",
         "REBAR",
@@ -357,7 +376,14 @@ def test_structure_of_one_finding(single_pdf: bytes) -> None:
     ):
         assert chapter in titles
     assert "REBAR(τ=0.5) on two layers: unbiased within 5 %, as claimed." in text
-    assert "What could have been missed" in text and "REBAR is unbiased within 5 % on two layers." in text
+    for part in (
+        "How sure",
+        "What could have been missed",
+        "What to do next",
+        "What may be wrong, and how often at most",
+    ):
+        assert part in text
+    assert "REBAR is unbiased within 5 % on two layers." in text
     assert "estimator-lab diagnose rebar" in text and "Tucker et al. 2017" in text and "Drawn in float64." in text
 
 
@@ -459,7 +485,7 @@ def nothing_but_nan(finding: Finding) -> Finding:
         for r in finding.rows
     )
     curves = {k: Curve(c.n, [NAN] * len(c.n), [NAN] * len(c.n), [NAN] * len(c.n)) for k, c in finding.curves.items()}
-    units = {k: UnitMap(m.mean * NAN, m.standard_error, m.variance, m.truth) for k, m in finding.units.items()}
+    units = {k: dataclasses.replace(m, mean=m.mean * NAN) for k, m in finding.units.items()}
     return dataclasses.replace(
         finding, rows=rows, curves=curves, units=units, verdict="undecided", losses=NAN, backwards=NAN, seconds=NAN
     )
@@ -597,6 +623,192 @@ def test_a_date_is_needed(single: Diagnosis) -> None:
         render(dataclasses.replace(single, created="yesterday"))
 
 
+# ------------------------------------------------------------------------------------- what is exact, and what is sure
+def exactly(finding: Finding) -> Finding:
+    """The finding as if its expectation were known."""
+
+    def known(row: Row) -> Row:
+        value = row.statistics["relative_bias"].value
+        kept = {k: Estimate(e.value, e.value, e.value) for k, e in row.statistics.items() if k not in OF_DRAWS}
+        word = "exact" if value == 0 else "biased beyond" if value > 0.05 else "biased"
+        p = float(value == 0)
+        return dataclasses.replace(
+            row, statistics={**row.statistics, **kept}, verdict=word, low=value, high=value, p=p, detectable=1e-15,
+            p_holm=p if row.tested else NAN, needed=0,
+        )  # fmt: skip
+
+    rows = tuple(map(known, finding.rows))
+    word = "exact" if all(r.verdict == "exact" for r in rows if r.tested) else "biased"
+    status = "violated" if word == "biased" and finding.claim else "sound"
+    how = "sum over 8 outcomes of its random numbers"
+    return dataclasses.replace(finding, rows=rows, verdict=word, status=status, exact=how, words=f"{word}.")
+
+
+OF_DRAWS = ("effective_rank", "leading_share", "tail_index", "effective_sample", "noise_floor")
+
+
+def boxed(*findings: Finding) -> dict[str, str]:
+    """The parts of the verdict box by head, and the headline."""
+    box = verdict(Story(make_diagnosis(*findings)))
+    return {"": box["headline"], **{part["head"]: " ".join(part["lines"]) for part in box["parts"]}}
+
+
+def with_rows(finding: Finding, *levels: str, **changes: Any) -> Finding:
+    """The finding with changes to its rows of some levels; statistics are merged."""
+    statistics = changes.pop("statistics", {})
+
+    def changed(row: Row) -> Row:
+        merged = {**row.statistics, **statistics}
+        return dataclasses.replace(row, statistics=merged, **changes) if row.level in levels else row
+
+    return dataclasses.replace(finding, rows=tuple(map(changed, finding.rows)))
+
+
+def exact_number(value: float) -> Estimate:
+    return Estimate(value, value, value)
+
+
+def test_an_exact_expectation_with_variance_is_not_called_noiseless() -> None:
+    f = exactly(make_finding())
+    box = boxed(f)
+    assert box[""].endswith("exactly unbiased.") and "sum over 8 outcomes" in box["How sure"]
+    assert "expectations were compared" in box["What could have been missed"]
+    data = pages.build(make_diagnosis(f)).data
+    text = json.dumps(data, ensure_ascii=False)
+    assert "no variance" not in text.replace("no bias and no variance", "") and "no noise" not in text
+    assert "An event too rare" not in text and "95 % of" not in text and "would have been found with power" not in text
+    assert ["Tests", "none, exact"] in data["facts"]
+    assert all(line[3] == {"text": "exact", "tone": "muted"} for part in data["all"]["parts"] for line in part["rows"])
+    declared = boxed(exactly(make_finding(claim=False)))
+    assert declared[""].endswith("exactly unbiased, though declared biased.")
+
+
+def test_an_exact_bias_has_no_interval_and_no_p_value() -> None:
+    f = exactly(make_finding(beta=0.3))
+    box = boxed(f)
+    assert "adjusted p" not in " ".join(box.values()) and "factor" not in box["What to do next"]
+    data = pages.build(make_diagnosis(f)).data
+    tested = [line for part in data["all"]["parts"] for line in part["rows"]]
+    assert {line[4] for line in tested} == {"–"} and {line[3]["text"] for line in tested} == {"exact"}
+    mixed = json.dumps(pages.build(make_diagnosis(f, make_finding(estimator="Drawn"))).data, ensure_ascii=False)
+    assert "a marker without interval is exact" in mixed and "5 groups need none: the bias is exact" in mixed
+    assert "1 rests on expectations that are known exactly" in mixed
+
+
+@pytest.mark.parametrize(
+    ("gain", "cosine", "beta", "said"),
+    [
+        (2.0, 1.0, 1.0, "a factor of 2"),
+        (0.5, 1.0, 0.5, "a factor of 0.5"),
+        (-1.0, -1.0, 2.0, "a wrong sign"),
+        (0.0, NAN, 1.0, "a factor of 0"),
+        (0.0, 0.0, 1.4, ""),
+        (2.0, 0.8, 1.8, ""),
+        (1.7, 1.0, 0.7, ""),
+    ],
+)
+def test_a_factor_is_named_where_the_mean_is_that_multiple(gain: float, cosine: float, beta: float, said: str) -> None:
+    known = make_row("site", "x", 3, beta, 1.0, 1.0, 4096, np.random.default_rng(0))
+    numbers = {"gain": gain, "cosine_of_mean": cosine, "relative_bias": beta, "bias": beta}
+    known = dataclasses.replace(
+        known, statistics={**known.statistics, **{k: exact_number(v) for k, v in numbers.items()}}
+    )
+    sampled = {
+        "gain": near(gain, 0.03),
+        "cosine_of_mean": Estimate(cosine, *((-1, 1) if math.isnan(cosine) else sorted((cosine, 0.98 * cosine)))),
+        "relative_bias": near(beta, 0.03),
+    }  # fmt: skip
+    drawn = dataclasses.replace(known, statistics={**known.statistics, **sampled, "bias": near(beta, 0.03)})
+    assert said in advice.factor(known) and bool(advice.factor(known)) == bool(said)
+    assert said in advice.factor(drawn) and bool(advice.factor(drawn)) == bool(said)
+    assert not said or ("consistent with" in advice.factor(drawn) and "exactly" in advice.factor(known))
+    vague = dataclasses.replace(drawn, statistics={**drawn.statistics, "gain": near(gain, 0.3)})
+    assert advice.factor(vague) == ""
+
+
+def test_what_the_sequential_rule_saved() -> None:
+    f = make_finding(replicates=4096, planned=65536, looks=5, looks_planned=9)
+    box = boxed(f)
+    assert "at look 5 of 9: 4\u202f096 of 65\u202f536 replicates, 16 times fewer" in box["How sure"]
+    assert "A test of fixed size, at 65\u202f536 replicates" in boxed(make_finding())["How sure"]
+    both = boxed(f, make_finding(estimator="Full"), exactly(make_finding(estimator="Known")))["How sure"]
+    assert "1 rests on expectations" in both and "1 rests on a sequential test" in both
+    assert "1 of 2 sampled pairs stopped early, at 4\u202f096 of 65\u202f536 replicates (16 times fewer)" in both
+
+
+def test_a_variance_that_cannot_be_estimated() -> None:
+    nan = Estimate(NAN, NAN, NAN)
+    heavy = {"tail_index": Estimate(0.8, NAN, NAN), "variance": nan, "effective_sample": Estimate(12, NAN, NAN)}
+    f = with_rows(
+        make_finding(noise=60.0), "site", "layer", "total", statistics=heavy | {"snr": nan}, needed=10**6, low=0.1
+    )
+    f = dataclasses.replace(
+        with_rows(f, "site", "layer", verdict="undecided"), verdict="undecided", status="inconclusive"
+    )
+    box = boxed(f)
+    assert "more replicates may never decide" in box["What to do next"] and "Draw more" not in box["What to do next"]
+    assert "all 5 tested groups are not trusted" in box["How sure"]
+    text = json.dumps(pages.build(make_diagnosis(f)).data, ensure_ascii=False)
+    assert "no interval can be trusted" in text and "None of the 5 groups shows a bias" in text
+    assert "the variance may be infinite" in text and "Replicates that would decide" not in text
+
+
+def test_trust_follows_the_gates_of_the_statistics() -> None:
+    row = make_finding().row("site", "h1")
+
+    def judged(level: float = 1e-6, **changes: Any) -> str:
+        statistics = {k: Estimate(*e) for k, e in changes.pop("statistics", {}).items()}
+        new = dataclasses.replace(row, statistics={**row.statistics, **statistics}, **changes)
+        return trust(new, level).word
+
+    unsure = {"variance": (9.0, NAN, NAN)}
+    assert judged() == "trusted"
+    assert judged(statistics={"effective_sample": (GATE - 1, NAN, NAN)} | unsure) == "not trusted"
+    assert judged(statistics={"effective_sample": (GATE, NAN, NAN)} | unsure) == "trusted with care"
+    assert judged(statistics={"effective_sample": (ENOUGH, NAN, NAN)}) == "trusted"
+    assert judged(statistics=unsure) == "trusted with care"
+    assert judged(scores=(*[0.0] * 30, 9.0)) == "trusted with care"
+    assert judged(spread=row.spread[:FEWEST_BATCHES]) == "not trusted"
+    assert judged(verdict="exact", statistics={"bias": (0.0, 0.0, 0.0)}) == "not needed"
+    assert judged(verdict="undecided", statistics={"variance": (0.0, 0.0, 0.0)}) == "not trusted"
+
+
+def test_biased_units_are_named_with_their_intervals() -> None:
+    f = make_finding(beta=0.3, sites=1)
+    u = f.units["h1"]
+    worst = (Unit((1, 2), 0.31, 0.25, 0.37), Unit((0, 1), -0.2, -0.26, -0.14))
+    adjusted = np.where(np.arange(6).reshape(2, 3) < 4, 0.001, 0.7)
+    f = dataclasses.replace(f, units={"h1": dataclasses.replace(u, adjusted=adjusted, insufficient=1, worst=worst)})
+    built = pages.build(make_diagnosis(f))
+    (section,) = [c for c in built.data["sections"] if c["title"] == "Unit by unit"]
+    said = json.dumps(section, ensure_ascii=False)
+    assert "4 were found to be off, at a false discovery rate of 5 % within each site; 1 rests on too few draws" in said
+    (lines,) = [b["parts"][0]["rows"] for b in section["blocks"] if b["kind"] == "table"]
+    assert [line[:4] for line in lines] == [["h1", "4 of 6", "1", "[1, 2]"], ["", "", "", "[0, 1]"]]
+    assert lines[0][5] == "0.310" and lines[0][6]["text"] == "0.250 to 0.370" and "A dot marks" in said
+    assert "4 of 6 unit gradients of h1 are off, most of all units [1, 2] and [0, 1]" in boxed(f)["What to do next"]
+    none = pages.build(make_diagnosis(make_finding())).data["sections"]
+    assert "there is none" in json.dumps(none)
+
+
+def test_the_truth_that_is_too_noisy_is_what_to_improve() -> None:
+    f = with_rows(
+        make_finding(noise=60.0, truth_error=0.1), "site", "layer", verdict="undecided", needed=0, truth_needed=123456
+    )
+    f = dataclasses.replace(f, verdict="undecided")
+    assert "about 130\u202f000 draws of it would do" in boxed(f)["What to do next"]
+
+
+def test_pairing_is_said() -> None:
+    found = make_finding(), make_finding(estimator="Other", noise=2.0)
+    paired = compared(found)
+    for ratios, said in (
+        (paired, "(paired)"),
+        (tuple(dataclasses.replace(r, paired=False) for r in paired), "(unpaired)"),
+    ):
+        assert said in json.dumps(pages.build(make_diagnosis(*found, ratios=ratios)).data)
+
+
 # ------------------------------------------------------------------------------------- figures
 PANEL = {
     "bias": lambda d, ax: figures.bias(d.findings[0], ax),
@@ -607,6 +819,7 @@ PANEL = {
     "cost_strip": lambda d, ax: figures.cost_strip(d.findings, d.ratios, ax),
     "resolution": lambda d, ax: figures.resolution(d.findings, ax),
     "spread": lambda d, ax: figures.spread(d.findings[0], ax),
+    "normal": lambda d, ax: figures.normal({r.name: r.scores for r in d.findings[0].rows if r.level == "site"}, ax),
 }
 SEVERAL = {
     "bias_by_group": figures.bias_by_group,
@@ -615,6 +828,9 @@ SEVERAL = {
     "heat_maps": figures.heat_maps,
     "unit_maps": lambda found: figures.unit_maps([(f, "h1", f.estimator_label) for f in found]),
     "bias_column": figures.bias_column,
+    "normal_panels": lambda found: figures.normal_panels(
+        {f.estimator_label: {f.problem_label: f.total.scores} for f in found}
+    ),
 }
 
 

@@ -34,6 +34,7 @@ from estimator_lab.statistics.unbiasedness import sign_flip_test
 
 FALSE_ALARM = 1e-6
 EPS = float(np.finfo(np.float64).eps)
+LARGEST = 512
 
 
 def most(trials: int, rate: float) -> int:
@@ -41,12 +42,15 @@ def most(trials: int, rate: float) -> int:
     return int(stats.binom.isf(FALSE_ALARM, trials, rate))
 
 
-def collect(x: Array, truth: Array, batches: int = 32, noisy: Array | None = None, eps: float = EPS) -> Group:
+def collect(
+    x: Array, truth: Array, batches: int = 32, noisy: Array | None = None, eps: float = EPS, random: bool = False
+) -> Group:
     """The group of draws x [R, d], written naively."""
     r, d = x.shape
     g = truth if noisy is None else noisy.mean(0)
     square, inner, norm2 = ((x - g) ** 2).sum(1), x @ g, (x**2).sum(1)
-    variance, third = x.var(0, ddof=1) if r > 1 else np.zeros(d), ((x - x.mean(0)) ** 3).mean(0)
+    variance = x.var(0, ddof=1) if r > 1 else np.zeros(d)
+    third, fourth = (((x - x.mean(0)) ** power).mean(0) for power in (3, 4))
     length = np.sqrt(norm2) * np.linalg.norm(g)
     nonzero = g != 0
     right = (np.sign(x) == np.sign(g))[:, nonzero].mean(1) if nonzero.any() else np.zeros(r)
@@ -64,9 +68,19 @@ def collect(x: Array, truth: Array, batches: int = 32, noisy: Array | None = Non
     def reduce(values: Array) -> Array:
         return np.asarray(values.reshape(batches, r // batches, *values.shape[1:]).mean(1))
 
-    skewness = np.divide(third, variance**1.5, out=np.zeros(d), where=variance > 0)
-    averages = {name: reduce(values) for name, values in scalars.items()}
-    return Group(reduce(x), r // batches, variance, skewness, g, noisy, averages, eps)
+    return Group(
+        batches=reduce(x),
+        size=r // batches,
+        variance=variance,
+        skewness=np.divide(third, variance**1.5, out=np.zeros(d), where=variance > 0),
+        kurtosis=np.divide(fourth, variance**2, out=np.zeros(d), where=variance > 0),
+        truth=g,
+        truth_batches=noisy,
+        scalars={name: reduce(values) for name, values in scalars.items()},
+        largest=np.sort(square)[::-1][:LARGEST],
+        resolution=eps,
+        random=random,
+    )
 
 
 class Case:
@@ -167,16 +181,18 @@ NULLS = [
 def test_false_alarms(number: int) -> None:
     # Fails on the naive statistic (||mean D||^2 is not centred) and on a noisy truth that is taken as exact.
     trials, rng = 400, np.random.default_rng(number)
-    p = np.array([p_value(NULLS[number].group(rng)) for _ in range(trials)])
+    groups = [NULLS[number].group(rng) for _ in range(trials)]
+    p = np.array([p_value(group) for group in groups])
     for level in (0.05, 0.01):
         assert (p < level).sum() <= most(trials, 1.1 * level)
-    assert (p < 0.5).sum() >= trials - most(trials, 0.6)  # and not by never rejecting
+    decided = sum(group.decidable for group in groups)
+    assert decided >= 0.5 * trials and (p < 0.5).sum() >= decided - most(decided, 0.6)  # and not by never rejecting
 
 
 @pytest.mark.parametrize("case", [Case(1), Case(3, bias=0.4), Case(50), Case(50, bias=0.4, noise=0.2, t=48)])
 def test_ends_of_the_bias_interval(case: Case) -> None:
     # Rule B is an approximation whose one-sided 5 % ends were seen to miss up to 7.2 %.
-    trials, rng, level = 250, np.random.default_rng(case.g.size), 0.05
+    trials, rng, level = 200, np.random.default_rng(case.g.size), 0.05
     beta = float(np.linalg.norm(case.mu - case.g))
     groups = [case.group(rng) for _ in range(trials)]
     for interval in (bias_interval, relative_bias_interval):
@@ -195,7 +211,7 @@ def test_ends_of_the_bias_interval(case: Case) -> None:
 )
 def test_coverage_of_every_interval(case: Case) -> None:
     # Fails when mean_cosine or mse is not corrected for the noise of the truth, or the turn of its direction left out.
-    trials, rng, total = 300, np.random.default_rng(case.g.size), (case.sd**2).sum()
+    trials, rng, total = 240, np.random.default_rng(case.g.size), (case.sd**2).sum()
     many = case.draws(rng, 100_000)
     beta2 = float(((case.mu - case.g) ** 2).sum())
     gain, norm2 = case.mu @ case.g, case.mu @ case.mu
@@ -211,6 +227,7 @@ def test_coverage_of_every_interval(case: Case) -> None:
         "mean_cosine": (many @ case.g / np.linalg.norm(many, axis=1)).mean(),
         "sign_agreement": stats.norm.cdf(case.mu * np.sign(case.g) / case.sd).mean(),
         "descent": stats.norm.cdf(gain / np.linalg.norm(case.sd * case.g)),
+        "effective_rank": total**2 / (case.sd**4).sum(),
     }
     found = [describe(case.group(rng)) for _ in range(trials)]
     for name, value in true.items():
@@ -227,7 +244,18 @@ def normal_group(case: Case, r: int, rng: np.random.Generator) -> Group:
         "fourth": np.full(32, total**2 + spread),
     }
     batches = case.mu + case.sd / np.sqrt(m) * rng.normal(size=(32, d))
-    return Group(batches, m, case.sd**2, np.zeros(d), case.g, None, values, EPS)
+    return Group(
+        batches=batches,
+        size=m,
+        variance=case.sd**2,
+        skewness=np.zeros(d),
+        kurtosis=np.full(d, 3.0),
+        truth=case.g,
+        truth_batches=None,
+        scalars=values,
+        largest=np.full(9, total),
+        resolution=EPS,
+    )
 
 
 def test_planned_replicates_reach_their_power_and_margin_errors_are_rare() -> None:

@@ -35,8 +35,9 @@ from estimator_lab.estimators import (
     Sample,
     StraightThrough,
 )
+from estimator_lab.expectation import exact_moments
 from estimator_lab.families import Bernoulli, Normal
-from estimator_lab.measurement import exact_moments, measure
+from estimator_lab.measurement import measure
 from estimator_lab.noise import ProductRule
 from estimator_lab.problem import Problem
 from estimator_lab.problems import TOYS, OneBit, QuadraticForm, TwoLayer

@@ -21,6 +21,7 @@ from estimator_lab.report.sections.reach import every_group
 from estimator_lab.report.story import Story
 from estimator_lab.report.verdict import verdict
 from estimator_lab.report.wording import listed, pair, percent, plural
+from estimator_lab.statistics.group import GATE
 
 if TYPE_CHECKING:
     from estimator_lab.diagnosis import Diagnosis
@@ -53,6 +54,7 @@ def build(diagnosis: Diagnosis) -> Pages:
         "methods": _methods(s),
         "margin": percent(s.margin),
         "alpha": rounded(s.alpha),
+        "gate": f"{GATE:.0f}",
         "all": every_group(s) if s.findings else None,
         "notes": _notes(s),
         "environment": [[k, v] for k, v in diagnosis.environment.items()],
@@ -91,6 +93,7 @@ def _subtitle(s: Story) -> str:
 def _facts(s: Story) -> list[list[str]]:
     drawn = sorted({f.replicates for f in s.findings}) or [0]
     seeds = sorted({f.seed for f in s.findings})
+    tests = sum(r.tested for f in s.sampled for r in f.rows)
     facts = [["Estimators", count(len(s.estimators))], ["Problems", count(len(s.problems))]] if not s.single else []
     return [
         ["Digest", s.digest[:8]],
@@ -98,7 +101,7 @@ def _facts(s: Story) -> list[list[str]]:
         *facts,
         ["Replicates", count(drawn[0]) if len(drawn) == 1 else f"{count(drawn[0])} – {count(drawn[-1])}"],
         ["Seed", str(seeds[0]) if len(seeds) == 1 else f"{len(seeds)} seeds"],
-        ["Tests", f"{count(sum(r.tested for f in s.findings for r in f.rows))}, Holm at {rounded(s.alpha)}"],
+        ["Tests", f"{count(tests)}, Holm at {rounded(s.alpha)}" if tests else "none, exact"],
         ["Margin", percent(s.margin)],
     ]
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from estimator_lab.statistics.group import GATE
+
 if TYPE_CHECKING:
     from estimator_lab.finding import Finding, Row
     from estimator_lab.statistics import Estimate
@@ -27,13 +29,9 @@ def group_name(row: Row) -> str:
 
 
 def word(finding: Finding) -> str:
-    """The finding's verdict with the detail of its groups: "exact" and "biased beyond" where all, or one, are."""
-    words = [r.verdict for r in groups(finding)]
-    if finding.verdict == "biased" and "biased beyond" in words:
-        return "biased beyond"
-    if finding.verdict == "unbiased within" and set(words) == {"exact"}:
-        return "exact"
-    return finding.verdict
+    """The finding's verdict, "biased beyond" where one of its groups is."""
+    beyond = finding.verdict == "biased" and any(r.verdict == "biased beyond" for r in groups(finding))
+    return "biased beyond" if beyond else finding.verdict
 
 
 def is_biased(finding: Finding) -> bool:
@@ -54,7 +52,7 @@ def standing(finding: Finding) -> str:
 
 def shows_bias(row: Row) -> bool:
     """Whether a bias was found, even one inside the margin."""
-    return row.verdict.startswith("biased") or (row.low > 0 and row.verdict != "exact")
+    return row.verdict.startswith("biased") or (row.low > 0 and row.verdict == "unbiased within")
 
 
 def estimate(row: Row | None, key: str) -> tuple[float, float, float]:
@@ -69,13 +67,32 @@ def relative_bias(row: Row | None) -> float:
 
 
 def noiseless(row: Row | None) -> bool:
-    """Whether every draw is the same: no variance, or equal to the truth to rounding."""
-    return row is not None and (estimate(row, "variance")[0] == 0 or row.verdict == "exact")
+    """Whether every draw is the same: no variance."""
+    return row is not None and estimate(row, "variance")[0] == 0
+
+
+def known(row: Row | None) -> bool:
+    """Whether the bias is known exactly, to rounding: from the expectation itself, or because nothing varies."""
+    if row is None or row.verdict == "undecided":
+        return False
+    value, low, high = estimate(row, "bias")
+    return noiseless(row) or value == low == high
+
+
+def unestimable(row: Row) -> bool:
+    """Whether the variance may be infinite: it has no value, although there is a tail."""
+    return math.isnan(estimate(row, "variance")[0]) and not math.isnan(estimate(row, "tail_index")[0])
+
+
+def gated(row: Row) -> bool:
+    """Whether an interval for the bias means something: it is exact, or enough draws carry the error."""
+    carried = estimate(row, "effective_sample")[0]
+    return known(row) or (carried >= GATE and not unestimable(row) and not alike(row))
 
 
 def detectable(row: Row) -> float:
     """The smallest relative bias that would have been found; 0 where no noise could hide any, nan where none would."""
-    return 0.0 if noiseless(row) and row.verdict != "undecided" else row.detectable
+    return 0.0 if known(row) else row.detectable
 
 
 def alike(row: Row) -> bool:
@@ -86,10 +103,12 @@ def alike(row: Row) -> bool:
 def unresolved(findings: Iterable[Finding]) -> tuple[int, str]:
     """The number of tested groups in which no bias of any size would have been found, and why, in words."""
     rows = [r for f in findings for r in groups(f) if not math.isfinite(detectable(r))]
+    rest = [r for r in rows if not alike(r) and r.norm > 0]
     reasons = {
         "all draws are alike": any(map(alike, rows)),
         "the true gradient is not distinguishable from zero": any(not alike(r) and not r.norm > 0 for r in rows),
-        "too few draws carry the error": any(not alike(r) and r.norm > 0 for r in rows),
+        "the variance is not estimable": any(map(unestimable, rest)),
+        "too few draws carry the error": not all(map(unestimable, rest)),
     }
     return len(rows), " or ".join(words for words, applies in reasons.items() if applies)
 

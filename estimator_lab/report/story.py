@@ -29,6 +29,8 @@ class Story:
     Attributes:
         findings: with detailed verdicts, and the full repr as label wherever two things share a short one.
         figures: by file name, in order of appearance.
+        sampled: those whose verdict rests on draws.
+        doubt: level at which the normality of batch errors is doubted, group by group.
         single: one estimator on one problem.
         many: more problems than get figures of their own.
     """
@@ -51,6 +53,8 @@ class Story:
         self.estimators = list(dict.fromkeys(f.estimator_label for f in self.findings))
         self.figures: dict[str, Figure] = {}
         self.margin, self.alpha = diagnosis.margin, diagnosis.alpha
+        self.sampled = [f for f in self.findings if not f.exact]
+        self.doubt = self.alpha / max(1, sum(r.tested for f in self.sampled for r in f.rows))
         self.many = len(self.problems) > FEW
         self.single = len(self.findings) == 1
 

@@ -1,4 +1,4 @@
-"""The verdict box: what a reader must know who reads nothing else."""
+"""The verdict box: what was found, how sure, what could have been missed, and what to do next."""
 
 from __future__ import annotations
 
@@ -8,31 +8,39 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from estimator_lab.report.advice import clearest, how_sure, next_steps
 from estimator_lab.report.reading import (
     detectable,
     group_name,
     groups,
     is_biased,
+    known,
+    noiseless,
     relative_bias,
     standing,
     total,
+    unestimable,
     unresolved,
 )
 from estimator_lab.report.rounding import count, p_value
 from estimator_lab.report.story import Story
-from estimator_lab.report.wording import bias_words, listed, pair, percent, plural, replicates, some_of
+from estimator_lab.report.wording import bias_percent, bias_words, listed, pair, percent, plural, replicates, some_of
 
 if TYPE_CHECKING:
-    from estimator_lab.finding import Finding, Row
+    from estimator_lab.finding import Finding
 
 PAIRS = 6  # pairs up to which each has a line; beyond, each estimator has one
 
 
 def verdict(story: Story) -> dict[str, Any]:
-    """Tone, headline, blocks of lines, and what could have been missed."""
+    """Tone, headline, blocks of lines about what was found, and the parts that judge it."""
     tone, headline = _headline(story)
     blocks = [{"head": head, "tone": t, "lines": lines} for head, t, lines in _blocks(story, tone) if lines]
-    return {"tone": tone, "headline": headline, "blocks": blocks, "missed": _missed(story)}
+    if not story.findings:
+        return {"tone": tone, "headline": headline, "blocks": [], "parts": []}
+    parts = {"How sure": how_sure, "What could have been missed": _missed, "What to do next": next_steps}
+    judged = [{"head": head, "lines": lines} for head, write in parts.items() if (lines := write(story))]
+    return {"tone": tone, "headline": headline, "blocks": blocks, "parts": judged}
 
 
 def _headline(s: Story) -> tuple[str, str]:
@@ -46,7 +54,7 @@ def _headline(s: Story) -> tuple[str, str]:
         tone, words = {
             "biased beyond": (against, f"biased by more than {percent(s.margin)}, {said}"),
             "biased": (against, f"biased, {said}"),
-            "exact": ("good", "exact, no bias and no variance"),
+            "exact": ("good", _exact(f)),
             "unbiased within": ("good", f"unbiased within {percent(s.margin)}{tail}"),
             "undecided": ("open", f"undecided at {plural(f.replicates, 'replicate')}"),
         }[f.verdict]
@@ -67,14 +75,10 @@ def _headline(s: Story) -> tuple[str, str]:
     return "good", f"No claim of unbiasedness was made; {sum(map(is_biased, s.findings))} of {pairs} biased."
 
 
-def _worst(finding: Finding) -> Row:
-    """The tested group with the strongest evidence of bias, ties by the larger relative bias."""
-
-    def strength(row: Row) -> tuple[float, float]:
-        value = relative_bias(row)
-        return (row.p_holm if not math.isnan(row.p_holm) else 1.0, -value if not math.isnan(value) else 0.0)
-
-    return min(groups(finding), key=strength)
+def _exact(f: Finding) -> str:
+    if all(map(noiseless, groups(f))):
+        return "exact, no bias and no variance"
+    return f"exactly unbiased{', though declared biased' if f.claim is False else ''}"
 
 
 def _per_pair(s: Story, findings: Sequence[Finding], words: Callable[[Finding], str]) -> list[str]:
@@ -110,9 +114,13 @@ def _undecided(s: Story) -> list[str]:
         mine = [f for f in s.by(name) if f.verdict == "undecided"]
         if not mine:
             continue
-        needed = max((r.needed for f in mine for r in groups(f)), default=0)
+        needed = max((r.needed for f in mine for r in groups(f) if not unestimable(r)), default=0)
         where = some_of((f.problem_label for f in mine), (f.problem_label for f in s.by(name)), "problem")
-        ask = f"up to {replicates(needed)} replicates would decide" if needed else "no number of replicates is known"
+        ask = (
+            f"up to {replicates(needed)} replicates would probably decide"
+            if needed
+            else "no number of replicates is known"
+        )
         lines.append(f"{name} on {where}: {ask}")
     return lines
 
@@ -123,7 +131,9 @@ def _blocks(s: Story, tone: str) -> list[tuple[str, str, list[str]]]:
         return [("", tone, [f.words, f"All weights together: {bias_words(total(f))}."])]
 
     def broken(f: Finding) -> str:
-        worst = _worst(f)
+        worst = clearest(f)
+        if known(worst):
+            return f"{bias_words(total(f))}, most in {group_name(worst)} ({bias_percent(worst)} %)"
         return f"{bias_words(total(f))}, clearest in {group_name(worst)} (adjusted p {p_value(worst.p_holm)})"
 
     violated = [f for f in s.findings if standing(f) == "violated"]
@@ -155,18 +165,16 @@ def _missed(s: Story) -> list[str]:
         middle = statistics.median(t[0] for t in seen)
         where = group_name(row) if s.single else f"{group_name(row)} of {pair(finding)}"
         blind, reasons = unresolved(s.findings)
-        every = f"in every tested group{f' but {count(blind)}, where {reasons}' if blind else ''}"
-        text = f"With power 95 % a relative bias of {percent(worst)} would have been found {every}"
-        half = f"; in half of the noisy ones {percent(middle)}" if len(seen) > 2 else ""
+        tested = "tested group" if len(s.sampled) == len(s.findings) else "group that was tested by draws"
+        every = f"in every {tested}{f' but {count(blind)}, where {reasons}' if blind else ''}"
+        text = f"With power 95 % a relative bias of {percent(worst, 2)} would have been found {every}"
+        half = f"; in half of the noisy ones {percent(middle, 2)}" if len(seen) > 2 else ""
         lines.append(f"{text} ({where} is the least resolved){half}.")
-    random = [f for f in s.findings if f.verdict != "exact"]
-    if random:
-        lines.append("An event too rare to have been drawn leaves no trace in any of these numbers.")
-    if len(s.findings) > 1 and random:
-        lines.append(
-            f"The {count(len(s.findings))} pairs share one false-alarm rate: the chance that any unbiased one is called"
-            f" biased anywhere in this report is at most {percent(s.alpha)}."
-        )
+    if s.sampled:
+        where = "" if len(s.sampled) == len(s.findings) else " where the verdict rests on draws"
+        lines.append(f"An event too rare to have been drawn leaves no trace in any of these numbers{where}.")
+    else:
+        lines.append("At these weights and this batch nothing above rounding: expectations were compared, not draws.")
     noisy = [f for f in s.findings if f.truth_error > 0]
     if noisy:
         on = listed(dict.fromkeys(f.problem_label for f in noisy), 6)

@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from estimator_lab.report.reading import relative_bias, signal_to_noise
+from estimator_lab.report.reading import estimate, gated, known, relative_bias, signal_to_noise
 from estimator_lab.report.rounding import ABSENT, count, rounded
 
 if TYPE_CHECKING:
-    from estimator_lab.finding import Finding, Row
+    from estimator_lab.finding import Finding, Row, Unit
     from estimator_lab.statistics import Estimate
 
 
@@ -46,9 +46,9 @@ def replicates(number: float) -> str:
     return count(float(f"{number:.1e}"))
 
 
-def percent(value: float) -> str:
+def percent(value: float, most: int = 5) -> str:
     """A share in per cent."""
-    return f"{rounded(100 * value)} %" if math.isfinite(value) else "an unknown share"
+    return f"{rounded(100 * value, most=most)} %" if math.isfinite(value) else "an unknown share"
 
 
 def duration(seconds: float) -> str:
@@ -72,10 +72,15 @@ def error(found: Estimate) -> float:
     return max(found.high - found.low, found.high - found.value) / 3.92
 
 
+def supported(value: float, error: float, most: int) -> str:
+    """A number with the digits that its error supports, at most so many; two where it has no interval."""
+    return rounded(value, error, 2 if math.isnan(error) else most)
+
+
 def value(row: Row | None, key: str, most: int = 4) -> str:
     """A statistic with the digits that its error supports."""
     found = None if row is None else row.statistics.get(key)
-    return ABSENT if found is None else rounded(found.value, error(found), most)
+    return ABSENT if found is None else supported(found.value, error(found), most)
 
 
 def between(low: float, high: float) -> str:
@@ -89,21 +94,25 @@ def between(low: float, high: float) -> str:
 def bias_percent(row: Row | None) -> str:
     """The relative bias in per cent, to three digits at most."""
     found = None if row is None else row.statistics.get("relative_bias")
-    return ABSENT if found is None else rounded(100 * found.value, 100 * error(found), 3)
+    return ABSENT if found is None else supported(100 * found.value, 100 * error(found), 3)
 
 
 def bias_interval(row: Row | None) -> str:
-    """The simultaneous interval of the relative bias, in per cent."""
-    if row is None or row.verdict == "exact":
-        return ABSENT if row is None else "0"
-    return between(100 * row.low, 100 * row.high)
+    """The simultaneous interval of the relative bias in per cent, "exact" where it has none, a dash without trust."""
+    if row is None or not gated(row):
+        return ABSENT
+    return "exact" if known(row) else between(100 * row.low, 100 * row.high)
 
 
 def bias_words(row: Row | None) -> str:
     """The relative bias with its interval, as part of a sentence."""
     if row is None or math.isnan(relative_bias(row)):
+        if known(row) and row is not None and not row.norm > 0:
+            return f"bias {rounded(estimate(row, 'bias')[0])} (exact), where the true gradient is zero"
         return "relative bias not estimable"
     size, interval = bias_percent(row), bias_interval(row)
+    if not gated(row):
+        interval = "no interval can be trusted"
     return f"relative bias {size} %" + (f" ({interval})" if interval not in (ABSENT, size) else "")
 
 
@@ -112,4 +121,16 @@ def decibels(row: Row | None) -> str:
     found, low, high = signal_to_noise(row)
     if math.isinf(found):
         return "no noise" if found > 0 else "not resolved"
-    return rounded(found, (high - low) / 3.92 if math.isfinite(high - low) else math.nan, 3)
+    return supported(found, (high - low) / 3.92 if math.isfinite(high - low) else math.nan, 3)
+
+
+def index(unit: Unit) -> str:
+    """A unit by its numbers, counted from zero: example, unit, and parameter where it has several."""
+    return str(list(unit.index))
+
+
+def interval(found: tuple[float, float, float]) -> str:
+    """A number with its interval in brackets, or without one where it is exact or has none."""
+    number, low, high = found
+    shown = supported(number, (high - low) / 3.92, 4)
+    return shown if not low < high else f"{shown} [{between(low, high)}]"

@@ -59,21 +59,28 @@ def norm_interval(gram: Gram, low_alpha: float, high_alpha: float) -> tuple[floa
 
     Both ends equal `||mean D||` when the batches do not scatter.
     """
+    return _norm_bound(gram, 1 - low_alpha), _norm_bound(gram, high_alpha)
+
+
+def _norm_bound(gram: Gram, level: float) -> float:
+    """The norm at which so small a mean has this probability."""
     trace, trace2, rho = gram.spectrum
     n = max(gram.square, 0.0)
     if trace <= 0:
-        return float(np.sqrt(n)), float(np.sqrt(n))
+        return float(np.sqrt(n))
     law = NormLaw(trace, trace2, rho, gram.batches - 1)
+    if law.below(n, 0.0) <= level:
+        return 0.0
     top = np.sqrt(n) + 12 * np.sqrt(trace)
-    while law.below(n, top) > min(high_alpha, 1 - low_alpha):
+    while law.below(n, top) > level:
         top *= 2
+    # on the scale of normal deviates the probability is nearly linear in beta, and the root is found in few steps
+    aim = special.ndtri(level)
+    return float(optimize.brentq(lambda beta: _deviate(law.below(n, beta)) - aim, 0.0, top, xtol=1e-6 * top))
 
-    def solve(level: float) -> float:
-        if law.below(n, 0.0) <= level:
-            return 0.0
-        return float(optimize.brentq(lambda beta: law.below(n, beta) - level, 0.0, top, xtol=1e-7 * top))
 
-    return solve(1 - low_alpha), solve(high_alpha)
+def _deviate(probability: float) -> float:
+    return float(special.ndtri(min(max(probability, 1e-40), 1 - 1e-15)))
 
 
 def bias_interval(group: Group, low_alpha: float, high_alpha: float) -> tuple[float, float]:
@@ -81,15 +88,16 @@ def bias_interval(group: Group, low_alpha: float, high_alpha: float) -> tuple[fl
 
     `P(bias < low) <= low_alpha`, `P(bias > high) <= high_alpha`, widened by `group.floor` for rounding. A group without
     noise gets the difference itself, give or take rounding, or `(0, floor)` when it equals the truth.
-    nan below 8 paired batches, and where random draws are all alike and off the truth. Conservative when the bias
-    avoids the noisiest directions.
+    nan where the group is not decidable: few batches, few draws that carry the error, a variance that cannot be
+    estimated, random draws that are all alike and off the truth. Conservative when the bias avoids the noisiest
+    directions.
     """
     if group.deterministic:
         if group.exact:
             return 0.0, group.floor
         gap, floor = np.abs(group.mean - group.truth_mean), group.coordinate_floor
         return float(np.linalg.norm(np.maximum(gap - floor, 0.0))), float(np.linalg.norm(gap + floor))
-    if group.pairing.batches < FEWEST_BATCHES or group.constant:
+    if not group.decidable:
         return np.nan, np.nan
     low, high = norm_interval(group.pairing.difference, low_alpha, high_alpha)
     return max(low - group.floor, 0.0), high + group.floor
@@ -133,25 +141,47 @@ def equivalent(group: Group, margin: float, alpha: float) -> bool:
     """
     if not group.decidable:
         return False
-    share = TRUTH_SHARE if noisy(group) else 0.0
-    shortest, _ = truth_interval(group, share * alpha, share * alpha)
-    if not shortest > 0:
+    if group.deterministic:
+        return bias_interval(group, alpha, alpha)[1] < margin * truth_norm(group)
+    gram, share = group.pairing.difference, TRUTH_SHARE if noisy(group) else 0.0
+    trace, trace2, rho = gram.spectrum
+    if trace > 0 and gram.square >= (margin * truth_norm(group)) ** 2 + trace:
+        return False  # larger than expected of a bias of the margin: spares the bound for ||g||
+    shortest = _norm_bound(group.pairing.truth, 1 - share * alpha) if share else truth_norm(group)
+    inside = margin * shortest - group.floor
+    if not shortest > 0 or inside <= 0 or trace <= 0:
+        return shortest > 0 and inside > 0 and gram.square < inside**2
+    return NormLaw(trace, trace2, rho, gram.batches - 1).below(gram.square, inside) < (1 - share) * alpha
+
+
+def exceeds(group: Group, margin: float, alpha: float) -> bool:
+    """Whether "the bias is at most `margin * ||g||`" is rejected at level alpha.
+
+    The same as `relative_bias_interval(group, alpha, alpha)[0] > margin`, without solving for the interval.
+    """
+    if not group.decidable or group.exact:
         return False
     if group.deterministic:
-        return bias_interval(group, alpha, alpha)[1] < margin * shortest
-    gram = group.pairing.difference
-    inside = margin * shortest - group.floor
+        return relative_bias_interval(group, alpha, alpha)[0] > margin
+    gram, share = group.pairing.difference, TRUTH_SHARE if noisy(group) else 0.0
     trace, trace2, rho = gram.spectrum
-    if inside <= 0 or trace <= 0:
-        return inside > 0 and gram.square < inside**2
-    return NormLaw(trace, trace2, rho, gram.batches - 1).below(gram.square, inside) < (1 - share) * alpha
+    if gram.square <= (margin * truth_norm(group)) ** 2:
+        return False  # smaller than the median at a bias of the margin: spares the bound for ||g||
+    longest = _norm_bound(group.pairing.truth, share * alpha) if share else truth_norm(group)
+    if not longest > 0:
+        return False
+    outside = margin * longest + group.floor
+    if trace <= 0:
+        return gram.square > outside**2
+    return 1 - NormLaw(trace, trace2, rho, gram.batches - 1).below(gram.square, outside) < (1 - share) * alpha
 
 
 def detectable(group: Group, alpha: float, power: float) -> float:
     """Smallest relative bias that `test_unbiased` at level alpha would have found with the given power.
 
     The debiased square U has mean `beta^2` and variance `4 beta^2 rho + 2 tr Omega^2`; it is significant above
-    `a = c (chi2_{v, 1-alpha} - v)`, `c = tr Omega^3 / tr Omega^2`, `v = (tr Omega^2)^3 / (tr Omega^3)^2`.
+    `a = c v (F_{v, m v; 1-alpha} - 1)`, `c = tr Omega^3 / tr Omega^2`, `v = (tr Omega^2)^3 / (tr Omega^3)^2`; m = K - 1
+    degrees of freedom for each direction (R - 1 for a single coordinate), and of the t law for the power.
     nan when the group is not decidable or `||g||` is 0; the floor when it has no noise.
     """
     if not group.decidable or not (norm := truth_norm(group)) > 0:
@@ -165,25 +195,54 @@ def detectable(group: Group, alpha: float, power: float) -> float:
     # power means: (tr O^2)^2 / tr O <= tr O^3 <= (tr O^2)^(3/2)
     trace3 = trace**3 if group.dimension == 1 else float(np.clip(gram.trace3, trace2**2 / trace, trace2**1.5))
     v = trace2**3 / trace3**2
-    threshold = trace3 / trace2 * (float(stats.chi2.isf(alpha, v)) - v)
-    return (float(np.sqrt(_required(threshold, float(stats.norm.ppf(power)), trace2, rho))) + group.floor) / norm
+    freedom = group.replicates - 1 if group.dimension == 1 else gram.batches - 1
+    threshold = trace3 / trace2 * v * (float(special.fdtri(v, freedom * v, 1 - alpha)) - 1)
+    z = float(special.stdtrit(freedom, power))
+    return (float(np.sqrt(_required(threshold, z, trace2, rho))) + group.floor) / norm
 
 
 def replicates_needed(group: Group, margin: float, alpha: float, power: float) -> int:
     """Replicates after which `equivalent(margin, alpha)` holds with the given power if the bias is zero.
 
-    `U < A = z_power sqrt(2 tr Omega^2)` must exclude `margin * ||g||`; Omega falls like 1/R. A Monte Carlo truth is
-    taken to grow in proportion. The group's own draws are the pilot. 0 where no relative margin exists (`||g||` is 0 or
-    not distinguishable from it), or the pilot has too few batches to plan from; R when no noise was seen.
+    The debiased square must be below `A = z_power sqrt(2 tr Omega^2)` for that, and A must exclude `margin * ||g||`.
+    The square that a covariance Omega excludes is proportional to it, hence to 1/R; what the noise of the truth takes
+    is gone for good. The group's own draws are the pilot. 0 where no number of replicates will do: there is no relative
+    margin (`||g||` is 0 or not distinguishable from it), the truth is too noisy (see `truth_needed`), or the pilot has
+    too few batches to plan from; R when no noise was seen.
     """
     if group.constant:
         return group.replicates
     if group.pairing.batches < FEWEST_BATCHES or not (norm := truth_norm(group)) > 0:
         return 0
-    _, trace2, rho = group.pairing.difference.spectrum
-    threshold = float(stats.norm.ppf(power)) * np.sqrt(2 * trace2)
-    square = _required(float(threshold), float(stats.norm.isf(alpha)), trace2, rho)
-    return int(np.ceil(group.replicates * square / (margin * norm) ** 2))
+    room = (margin * norm) ** 2 - _truth_square(group, alpha, power)
+    own = _resolved(Gram(group.pairing.error, group.dimension), alpha, power)
+    return int(np.ceil(group.replicates * own / room)) if room > 0 else 0
+
+
+def truth_needed(group: Group, margin: float, alpha: float, power: float) -> float:
+    """How many times the draws of the truth are needed, if the truth alone keeps `equivalent` from holding; else 1.
+
+    The truth is too noisy for the margin when its covariance takes all of `(margin ||g||)^2`; with as many draws as are
+    named it takes half. inf where the truth is not distinguishable from zero.
+    """
+    if not noisy(group) or group.pairing.batches < FEWEST_BATCHES:
+        return 1.0
+    if not (norm := truth_norm(group)) > 0:
+        return np.inf
+    share = _truth_square(group, alpha, power) / (margin * norm) ** 2
+    return 2 * share if share >= 1 else 1.0
+
+
+def _truth_square(group: Group, alpha: float, power: float) -> float:
+    return _resolved(group.pairing.truth, alpha, power) if noisy(group) else 0.0
+
+
+def _resolved(gram: Gram, alpha: float, power: float) -> float:
+    """Square of the smallest norm that is excluded with this power if the mean is zero."""
+    _, trace2, rho = gram.spectrum
+    return _required(
+        float(stats.norm.ppf(power)) * float(np.sqrt(2 * trace2)), float(stats.norm.isf(alpha)), trace2, rho
+    )
 
 
 def noisy(group: Group) -> bool:

@@ -17,6 +17,11 @@ from estimator_lab.statistics.bias import (
 )
 from estimator_lab.statistics.gram import Array, Gram
 from estimator_lab.statistics.group import FEWEST_BATCHES, Estimate, Group
+from estimator_lab.statistics.spectrum import effective_rank, leading_shares
+from estimator_lab.statistics.spread import variances
+from estimator_lab.statistics.tail import ENOUGH
+
+STEADY, PLENTY = 10.0, 1000.0
 
 
 def describe(group: Group, level: float = 0.95) -> dict[str, Estimate]:
@@ -33,12 +38,20 @@ def describe(group: Group, level: float = 0.95) -> dict[str, Estimate]:
       The value is nan, "not resolved", when the mean is not distinguishable from 0.
     - mean_cosine `E cos(x, g)` over draws that are not zero: jackknife, debiased for the noise of the truth.
     - sign_agreement: expected share of coordinates with `g_j != 0` whose sign is right; descent `P(<x, g> > 0)`.
-    - effective_sample: how many draws carry the squared error (claims need 30).
+    - effective_rank `(tr Sigma)^2 / tr Sigma^2`, leading_share `lambda_1 / tr Sigma`: see `spectrum`.
+    - kurtosis `E q^2 / (E q)^2` of the squared error `q = ||x - g||^2` (1 + 2/d for a normal law that varies alike in
+      d directions), without interval: that of the jackknife covers 0.1 to 0.9 of the time where 0.95 is asked.
+    - tail_index: Pareto shape of the tail of `||x - g||`, see `tail`.
+    - effective_sample `R / kurtosis`: how many draws carry the squared error (claims need 30).
     - noise_floor `sqrt(tr Omega)/||g||`: what the naive relative bias of an unbiased estimator would read.
 
     Relative statistics are nan where g is 0 (or, estimated, has a negative debiased square; the interval of
     relative_bias already where g may be 0). Intervals are nan below 8 paired batches unless the group has no noise.
     Rounding (`group.floor`) widens the bias.
+
+    Where the tail is so heavy that the variance may be infinite (`tail.heavy`), "variance not estimable" is the answer:
+    variance, mse, snr, effective_rank, leading_share and noise_floor are nan, value and interval. Where too few draws
+    carry the error for an interval, there is a value without one: see `_without_interval`.
 
     Args:
         group: replicates and truth.
@@ -50,9 +63,9 @@ def describe(group: Group, level: float = 0.95) -> dict[str, Estimate]:
         if group.constant:
             found = _without_noise(group)
         else:
-            found = _errors(group, level) | _moments(group, level) | _directions(group, level)
-    if group.pairing.batches < FEWEST_BATCHES and not group.constant:
-        found = {name: replace(one, low=np.nan, high=np.nan) for name, one in found.items()}
+            found = _errors(group, level) | _moments(group, level) | _shape(group, level) | _directions(group, level)
+            found |= dict.fromkeys(_without_answer(group), UNKNOWN)
+            found |= {name: _valued(found[name].value) for name in _without_interval(group)}
     return {name: found[name] for name in ORDER}
 
 
@@ -68,9 +81,38 @@ ORDER = (
     "mean_cosine",
     "sign_agreement",
     "descent",
+    "effective_rank",
+    "leading_share",
+    "kurtosis",
+    "tail_index",
     "effective_sample",
     "noise_floor",
 )
+UNKNOWN = Estimate(np.nan, np.nan, np.nan)
+
+
+def _without_answer(group: Group) -> tuple[str, ...]:
+    names = ("variance", "mse", "snr", "effective_rank", "leading_share", "noise_floor")
+    return names if group.heavy else ()
+
+
+def _without_interval(group: Group) -> tuple[str, ...]:
+    """Statistics whose intervals would miss too often, although there is a value.
+
+    All below 8 batches. The direction of the mean where the group is not decidable, as its bias. The variance of one
+    draw, and what rests on it, where n_eff < 100, and below n_eff = 1000 also where the kurtosis of the error is above
+    10: then too few draws carry the fourth moments that the error of a variance is made of, and those samples that met
+    none of them would look the best.
+    """
+    if group.pairing.batches < FEWEST_BATCHES:
+        return ORDER
+    n, kurtosis = group.effective_sample, group.replicates / group.effective_sample
+    spread = () if n >= PLENTY or (n >= ENOUGH and kurtosis <= STEADY) else ("variance", "mse", "snr", "effective_rank")
+    return spread if group.decidable else (*spread, "gain", "cosine_of_mean", "mean_cosine")
+
+
+def _valued(value: float) -> Estimate:
+    return Estimate(value, np.nan, np.nan)
 
 
 def _without_noise(group: Group) -> dict[str, Estimate]:
@@ -95,8 +137,12 @@ def _without_noise(group: Group) -> dict[str, Estimate]:
         "relative_bias": Estimate(size / norm, low / norm, high / norm),
         "bias_squared": Estimate(size**2, low**2, high**2),
         "mse": Estimate(size**2 + trace, low**2 + trace, high**2 + trace),
-        "effective_sample": Estimate(group.effective_sample, np.nan, np.nan),
-        "noise_floor": Estimate(float(np.sqrt(trace / group.replicates)) / norm, np.nan, np.nan),
+        "effective_rank": UNKNOWN,  # a spectrum of rounding
+        "leading_share": UNKNOWN,
+        "kurtosis": _valued(group.replicates / group.effective_sample),
+        "tail_index": _valued(-np.inf),
+        "effective_sample": _valued(group.effective_sample),
+        "noise_floor": _valued(float(np.sqrt(trace / group.replicates)) / norm),
     }
 
 
@@ -104,41 +150,59 @@ def _errors(group: Group, level: float) -> dict[str, Estimate]:
     tail = (1 - level) / 2
     norm = truth_norm(group) or np.nan
     low, high = bias_interval(group, tail, tail)
+    relative = relative_bias_interval(group, tail, tail) if noisy(group) else (low / norm, high / norm)
     difference = group.pairing.difference
     square, noise = difference.debiased, max(difference.trace, 0.0)
     size = float(np.sqrt(max(square, 0.0)))
     return {
         "bias": Estimate(size, low, high),
-        "relative_bias": Estimate(size / norm, *relative_bias_interval(group, tail, tail)),
+        "relative_bias": Estimate(size / norm, *relative),
         "bias_squared": Estimate(square, low**2, high**2),
-        "effective_sample": Estimate(group.effective_sample, np.nan, np.nan),
-        "noise_floor": Estimate(float(np.sqrt(noise)) / norm, np.nan, np.nan),
+        "noise_floor": _valued(float(np.sqrt(noise)) / norm),
     }
 
 
 def _moments(group: Group, level: float) -> dict[str, Estimate]:
     pairing = group.pairing
-    r, j = group.replicates, pairing.batches
-    about = jackknife.mean(pairing.scalars["square"])  # E||x - g||^2 about the fixed g
-    miss = jackknife.square(pairing.error)  # ||mean Y - g||^2
-    n = np.append(r, np.full(j, r * (j - 1) / j))
-    trace = n * (about - miss) / (n - 1)
-    trace[0] = group.variance.sum()
+    trace = variances(group)
     # about the mean of the truth batches instead of g, less the noise of that mean
     noise = jackknife.square(pairing.noise) - jackknife.product(pairing.noise)
+    about, miss = jackknife.mean(pairing.scalars["square"]), jackknife.square(pairing.error)
     mse = about + jackknife.square(pairing.difference.matrix) - miss - noise
-    snr = np.maximum(jackknife.product(pairing.estimate.matrix), 0.0) / trace
     return {
         "variance": jackknife.interval(trace, level, log=True),
         "mse": jackknife.interval(mse, level, log=True),
-        "snr": jackknife.interval(snr, level),
+        "snr": _signal(group, trace, level),
+    }
+
+
+def _signal(group: Group, trace: Array, level: float) -> Estimate:
+    """`||mu||^2 / tr Sigma`: jackknife; where the mean may be 0, from 0 to the end of rule B for it."""
+    gram = group.pairing.estimate
+    found = jackknife.interval(jackknife.product(gram.matrix) / trace, level)
+    if gram.batches < FEWEST_BATCHES:
+        return found
+    low, high = norm_interval(gram, (1 - level) / 2, (1 - level) / 2)
+    if low == 0:
+        return Estimate(max(found.value, 0.0), 0.0, high**2 / float(trace[0]))
+    return replace(found, value=max(found.value, 0.0), low=max(found.low, 0.0))
+
+
+def _shape(group: Group, level: float) -> dict[str, Estimate]:
+    scatter = Gram(group.pairing.error, group.dimension)  # of the estimate alone, about the fixed g
+    return {
+        "effective_rank": effective_rank(scatter, level),
+        "leading_share": _valued(float(leading_shares(scatter, 1)[0])),
+        "kurtosis": _valued(group.replicates / group.effective_sample),
+        "tail_index": _valued(group.tail),
+        "effective_sample": _valued(group.effective_sample),
     }
 
 
 def _directions(group: Group, level: float) -> dict[str, Estimate]:
     names = ("gain", "cosine_of_mean", "mean_cosine", "sign_agreement", "descent")
     if not truth_norm(group) > 0:
-        return dict.fromkeys(names, Estimate(np.nan, np.nan, np.nan))
+        return dict.fromkeys(names, UNKNOWN)
     gain = jackknife.product(group.pairing.overlap) / jackknife.product(group.pairing.truth.matrix)
     found = (
         jackknife.interval(gain, level),

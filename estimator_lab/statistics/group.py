@@ -8,12 +8,15 @@ import numpy as np
 
 from estimator_lab.statistics.gram import Array
 from estimator_lab.statistics.pairing import Pairing, pair
+from estimator_lab.statistics.tail import ENOUGH, heavy, tail_index
 
 SCALARS = ("square", "fourth", "inner", "norm2", "cosine", "zero", "descent", "agreement")
 """Per-replicate scalars kept for every group, against the reference gradient g: |x - g|^2, |x - g|^4, <x, g>, |x|^2,
 cos(x, g), 1[x = 0], 1[<x, g> > 0], and the share of coordinates with g_j != 0 whose sign agrees."""
 FEWEST_BATCHES = 8
 GATE = 30.0
+WIDE_GATE = 100.0
+"""Draws that must carry the error: of one coordinate, whose test corrects for skewness, and of several."""
 FLOOR = 64.0
 CANCELLATION = 4.0
 
@@ -42,12 +45,14 @@ class Group:
         size: m, replicates per batch.
         variance: [d] unbiased variance of one draw.
         skewness: [d] skewness of one draw, 0 where the variance is 0.
+        kurtosis: [d] fourth standardised moment of one draw (3 for a normal law), 0 where the variance is 0.
         truth: [d] the true gradient g, or the mean of its Monte Carlo estimate.
         truth_batches: [T, d] batch means of a Monte Carlo truth, independent of the estimate or drawn with the same
             noise batch by batch; None when the truth is exact.
         scalars: name -> [K] batch means of a per-replicate scalar against the fixed vector g: "square" `||x - g||^2`,
             "fourth" `||x - g||^4`, "inner" `<x, g>`, "norm2" `||x||^2`, "cosine" (0 for zero draws), "zero" `1[x = 0]`,
             "descent" `1[<x, g> > 0]`, "agreement" (share of the coordinates with `g_j != 0` whose sign is right).
+        largest: [M] the largest squared errors `||x - g||^2` of single draws, descending; all of them where R <= M.
         resolution: relative rounding of the dtype that drew the estimate.
         random: whether the estimator drew random numbers.
         loss: typical absolute value of the loss, 0 if not known.
@@ -60,9 +65,11 @@ class Group:
     size: int
     variance: Array
     skewness: Array
+    kurtosis: Array
     truth: Array
     truth_batches: Array | None
     scalars: Mapping[str, Array]
+    largest: Array
     resolution: float
     random: bool = False
     loss: float = 0.0
@@ -72,7 +79,7 @@ class Group:
         if self.batches.ndim != 2 or 0 in self.batches.shape or self.size < 1:
             raise ValueError(f"batches must be [K, d] of size >= 1, got {self.batches.shape} of size {self.size}")
         count, dimension = self.batches.shape
-        shapes = {"variance": self.variance, "skewness": self.skewness, "truth": self.truth}
+        shapes = {name: getattr(self, name) for name in ("variance", "skewness", "kurtosis", "truth")}
         for name, values in shapes.items():
             if values.shape != (dimension,):
                 raise ValueError(f"{name} must have shape {(dimension,)} like one batch mean, got {values.shape}")
@@ -83,7 +90,7 @@ class Group:
         for name in SCALARS:
             if name not in self.scalars or self.scalars[name].shape != (count,):
                 raise ValueError(f"scalars needs {name!r} with shape {(count,)}, one mean per batch")
-        arrays = [self.batches, *shapes.values(), *(self.scalars[name] for name in SCALARS)]
+        arrays = [self.batches, self.largest, *shapes.values(), *(self.scalars[name] for name in SCALARS)]
         arrays += [] if self.truth_batches is None else [self.truth_batches]
         if not all(np.isfinite(values).all() for values in arrays):
             raise ValueError("a mean or variance is not finite: the estimator diverged, nothing can be said of it")
@@ -165,13 +172,29 @@ class Group:
         square, fourth = float(self.scalars["square"].mean()), float(self.scalars["fourth"].mean())
         return self.replicates * square**2 / fourth if fourth > 0 else float(self.replicates)
 
+    @cached_property
+    def tail(self) -> float:
+        """Pareto shape of the tail of `||x - g||`, see `tail_index`."""
+        return tail_index(self.largest, self.replicates)
+
+    @property
+    def heavy(self) -> bool:
+        """Whether the variance of one draw may be infinite, see `tail.heavy`."""
+        few = self.effective_sample < ENOUGH  # known at less cost than the tail
+        return few and heavy(self.tail, self.replicates, self.effective_sample)
+
+    @property
+    def gate(self) -> float:
+        """The n_eff that a claim needs."""
+        return GATE if self.dimension == 1 else WIDE_GATE
+
     @property
     def decidable(self) -> bool:
         """Whether tests and intervals may lead to a claim.
 
-        Needs 8 paired batches and n_eff >= 30: below, a few rare draws carry the error, and batch means are neither
-        symmetric nor nearly normal. A deterministic group needs neither; constant draws of a random estimator that are
-        off the truth never decide.
+        Needs 8 paired batches, n_eff >= 30 (several coordinates: 100) and a variance that can be estimated: else a few
+        rare draws carry the error, and batch means are neither symmetric nor nearly normal. A deterministic group needs
+        none of these; constant draws of a random estimator that are off the truth never decide.
         """
-        enough = self.pairing.batches >= FEWEST_BATCHES and self.effective_sample >= GATE
-        return self.deterministic or (enough and not self.constant)
+        enough = self.pairing.batches >= FEWEST_BATCHES and self.effective_sample >= self.gate
+        return self.deterministic or (enough and not self.constant and not self.heavy)

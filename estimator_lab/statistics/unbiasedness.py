@@ -5,6 +5,7 @@ from scipy import stats
 
 from estimator_lab.statistics.gram import Gram, without_diagonal
 from estimator_lab.statistics.group import Group
+from estimator_lab.statistics.units import t_and_hall
 
 
 def test_unbiased(group: Group) -> float:
@@ -12,7 +13,7 @@ def test_unbiased(group: Group) -> float:
 
     - All draws alike and an exact truth: 1 if every coordinate agrees up to rounding; else 0 where no random number was
       drawn, and 1 where an event that never showed may carry the difference.
-    - Fewer than 8 paired batches, or n_eff < 30: 1. Nothing is claimed of errors that a few rare draws carry.
+    - Fewer than 8 paired batches, or few draws that carry the error (`Group.decidable`): 1.
     - One coordinate: the larger of the p-values of t and of t after Hall's skewness transformation.
     - Otherwise the cumulant-matched sign-flip test of the paired batches.
 
@@ -26,7 +27,11 @@ def test_unbiased(group: Group) -> float:
         return 1.0 if group.exact else 0.0
     if not group.decidable:
         return 1.0
-    return scalar_test(group) if group.dimension == 1 else sign_flip_test(shrunk(group.pairing.difference, group.floor))
+    return (
+        float(t_and_hall(group)[0])
+        if group.dimension == 1
+        else sign_flip_test(shrunk(group.pairing.difference, group.floor))
+    )
 
 
 test_unbiased.__test__ = False  # type: ignore[attr-defined]  # not a test for pytest to collect
@@ -54,28 +59,6 @@ def sign_flip_test(gram: Gram) -> float:
     c = k3 / (4 * k2) if v > 1 else np.sqrt(k2 / 2)
     v = max(v, 1.0)
     return float(stats.chi2.sf(max(float(off.sum()) / c + v, 0.0), v))
-
-
-def scalar_test(group: Group) -> float:
-    """The less significant of t and Hall's transformed t for a single coordinate.
-
-    With `a` = skewness of the mean difference, `h = t + a t^2/3 + a^2 t^3/27 + a/6`. Either alone is liberal: t for
-    skewed draws, h for symmetric heavy tails. A noisy truth adds its variance (Welch's degrees of freedom).
-
-    Source: Hall (1992), removal of skewness by transformation.
-    """
-    r = group.replicates
-    own, other, df = float(group.variance[0]) / r, 0.0, float(r - 1)
-    if group.truth_batches is not None:
-        t = len(group.truth_batches)
-        other = float(group.truth_batches.var(0, ddof=1)[0]) / t
-        df = (own + other) ** 2 / (own**2 / (r - 1) + other**2 / (t - 1))
-    error = np.sqrt(own + other)
-    difference = float(group.mean[0] - group.truth_mean[0])
-    t = np.sign(difference) * max(abs(difference) - group.floor, 0.0) / error
-    a = float(group.skewness[0]) / np.sqrt(r) * (np.sqrt(own) / error) ** 3
-    h = t + a * t**2 / 3 + a**2 * t**3 / 27 + a / 6
-    return float(2 * stats.t.sf(min(abs(t), abs(h)), df))
 
 
 def shrunk(gram: Gram, radius: float) -> Gram:

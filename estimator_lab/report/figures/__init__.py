@@ -15,9 +15,13 @@ from estimator_lab.report.figures.convergence import convergence_by_problem as c
 from estimator_lab.report.figures.cost import cost as cost
 from estimator_lab.report.figures.heat import heat as heat
 from estimator_lab.report.figures.heat import heat_maps as heat_maps
+from estimator_lab.report.figures.normal import normal as normal
+from estimator_lab.report.figures.normal import normal_panels as normal_panels
 from estimator_lab.report.figures.spread import spread as spread
 from estimator_lab.report.figures.strip import cost_strip as cost_strip
 from estimator_lab.report.figures.strip import resolution as resolution
+from estimator_lab.report.figures.units import DOTS as DOTS
+from estimator_lab.report.figures.units import LIMIT as LIMIT
 from estimator_lab.report.figures.units import standardised as standardised
 from estimator_lab.report.figures.units import strongest as strongest
 from estimator_lab.report.figures.units import unit_maps as unit_maps

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from estimator_lab.report.figures import style
-from estimator_lab.report.reading import estimate, group_name, groups, relative_bias, shows_bias, total
+from estimator_lab.report.reading import estimate, gated, group_name, groups, known, relative_bias, shows_bias, total
 from estimator_lab.report.rounding import rounded
 
 if TYPE_CHECKING:
@@ -50,11 +50,17 @@ def _top(rows: Iterable[Row | None]) -> float:
     return min(max((v for v in ends if math.isfinite(v)), default=0.0), 1e6)
 
 
+def _noise_floor(row: Row) -> float:
+    """The noise floor of a mean; nan where the bias does not come from a mean, or it is not estimable."""
+    floor = estimate(row, "noise_floor")[0]
+    return math.nan if known(row) or not math.isfinite(floor) else floor
+
+
 def _forest(ax: Axes, rows: Sequence[Row | None], margin: float, top: float, ticks: int = 5) -> None:
     """Relative biases of rows from top to bottom, each with its interval and its verdict's marker."""
     floors = []
     marks: dict[tuple[str, bool], list[tuple[int, float]]] = {}
-    bars: dict[str, list[tuple[int, float, float]]] = {}
+    bars: dict[tuple[str, bool], list[tuple[int, float, float]]] = {}
     for y, row in enumerate(rows):
         value = relative_bias(row)
         if row is None or not math.isfinite(value):
@@ -64,14 +70,14 @@ def _forest(ax: Axes, rows: Sequence[Row | None], margin: float, top: float, tic
         marks.setdefault((row.verdict, shows_bias(row)), []).append((y, min(value, top)))
         if math.isfinite(row.low):
             high = value if math.isnan(row.high) else min(row.high, 2e6)
-            bars.setdefault(row.verdict, []).append((y, max(0.0, row.low), high))
-        floor = estimate(row, "noise_floor")[0]
-        if math.isfinite(floor) and floor > 0:
+            bars.setdefault((row.verdict, gated(row)), []).append((y, max(0.0, row.low), high))
+        floor = _noise_floor(row)
+        if floor > 0:
             floors.append((y, min(floor, top * 1.2)))
     ax.plot([x for _, x in floors], [y for y, _ in floors], zorder=2, **{**FLOOR, "label": ""})
-    for verdict, lines in bars.items():
+    for (verdict, firm), lines in bars.items():
         ys, lows, highs = zip(*lines, strict=True)
-        ax.hlines(ys, lows, highs, color=style.VERDICTS[verdict][0], lw=1.4, zorder=3)
+        ax.hlines(ys, lows, highs, color=style.VERDICTS[verdict][0], lw=1.4, ls="-" if firm else ":", zorder=3)
     for (verdict, found), points in marks.items():
         colour, marker, _ = style.VERDICTS[verdict]
         ys, xs = zip(*points, strict=True)
@@ -82,7 +88,7 @@ def _forest(ax: Axes, rows: Sequence[Row | None], margin: float, top: float, tic
 def _key(rows: Iterable[Row | None]) -> list[Line2D]:
     present = [r for r in rows if r is not None]
     handles = style.verdict_keys((r.verdict for r in present), lw=1.4)
-    seen = any(estimate(r, "noise_floor")[0] > 0 for r in present)
+    seen = any(_noise_floor(r) > 0 for r in present)
     return [*handles, Line2D([], [], **FLOOR)] if seen else handles
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from estimator_lab.report.sections import convergence, cost, layers, reach, summary
+from estimator_lab.report.sections import convergence, cost, layers, reach, summary, trust, units
 from estimator_lab.report.story import Block, Story
 
 if TYPE_CHECKING:
@@ -41,8 +41,9 @@ CHAPTERS: tuple[Chapter, ...] = (
     Chapter("Convergence", convergence.convergence),
     Chapter("Variance against cost", cost.cost),
     Chapter("Layer by layer", layers.layers),
-    Chapter("Unit by unit", layers.units),
+    Chapter("Unit by unit", units.units),
     Chapter("Resolution", reach.resolution),
+    Chapter("Can the intervals be trusted?", trust.intervals),
     Chapter("Ground truth", reach.truth),
     Chapter("Problem by problem", summary.one_by_one, many=True),
 )

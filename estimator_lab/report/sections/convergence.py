@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from estimator_lab.report import figures
+from estimator_lab.report.reading import total, unestimable
 from estimator_lab.report.rounding import rounded
 from estimator_lab.report.story import Block, Story, text
 from estimator_lab.report.wording import plural
@@ -20,6 +21,8 @@ def convergence(s: Story) -> list[Block]:
     if not measured:
         return []
     law = "The error of an unbiased mean falls as n to the power −½; a biased one stops at its bias."
+    if any(row is not None and unestimable(row) for row in map(total, measured)):
+        law += " Where the variance is infinite it falls more slowly, and by leaps."
     slopes = [v for v in map(_last_slope, measured) if v is not None]
     stretch = "Over the last factor of four in n"
     if s.single and slopes:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from estimator_lab.report import figures
 from estimator_lab.report.figures.strip import MEDIAN
 from estimator_lab.report.figures.style import positive
-from estimator_lab.report.reading import estimate, is_biased, relative_variance, total
+from estimator_lab.report.reading import estimate, is_biased, relative_variance, total, unestimable
 from estimator_lab.report.rounding import rounded
 from estimator_lab.report.story import Block, Story, text
-from estimator_lab.report.wording import amount, duration, listed, plural, replicates
+from estimator_lab.report.wording import amount, duration, listed, plural, replicates, supported
+
+if TYPE_CHECKING:
+    from estimator_lab.diagnosis import Ratio
 
 WORK = "Work is variance times evaluations of the loss: the price of a given noise."
 
@@ -35,20 +40,24 @@ def cost(s: Story) -> list[Block]:
 
 def _price(s: Story) -> Block:
     (f,) = s.findings
-    value = relative_variance(total(f))[0]
+    value, low, high = relative_variance(total(f))
+    times = supported(value, (high - low) / 3.92, 4)
     clauses = [f"{amount(f.losses, 'evaluation')} of the loss"] if math.isfinite(f.losses) else []
     clauses += [amount(f.backwards, "backward pass")] if math.isfinite(f.backwards) else []
-    clauses += [f"{rounded(1e6 * f.seconds)} µs"] if math.isfinite(f.seconds) else []
+    clauses += [f"{rounded(1e6 * f.seconds, most=2)} µs"] if math.isfinite(f.seconds) else []
     price = f"A replicate costs {listed(clauses)}." if clauses else ""
     if value == 0:
         return text(price, "It has no variance: one replicate is enough.")
     if not math.isfinite(value):
-        return text(price, "Its relative variance is not estimable.")
+        row = total(f)
+        heavy = row is not None and unestimable(row)
+        why = ": its tail is so heavy that it may be infinite" if heavy else ""
+        return text(price, f"Its relative variance is not estimable{why}.")
     need = value / 0.01**2
     time = f", {duration(need * f.seconds)} of work here" if math.isfinite(f.seconds) else ""
     return text(
         price,
-        f"Its variance is {rounded(value)} times the squared norm of the gradient, so that a noise of 1 % takes"
+        f"Its variance is {times} times the squared norm of the gradient, so that a noise of 1 % takes"
         f" {replicates(need)} replicates{time}.",
     )
 
@@ -82,9 +91,20 @@ def _strip(s: Story) -> list[Block]:
             figures.cost_strip(s.findings, compared),
             "Work of each estimator relative to a reference on the same problem.",
             "Work of each estimator over that of the reference on the same problem, all weights together, with 95 %"
-            f" intervals; a marker for each problem{median}. A biased estimator may be cheap and wrong.",
+            f" intervals; a marker for each problem{median}. A biased estimator may be cheap and wrong."
+            f" {_pairing(compared)}",
         ),
     ]
+
+
+def _pairing(compared: Sequence[Ratio]) -> str:
+    """Whether ratios of variances come from the same random numbers."""
+    paired = sum(r.paired for r in compared)
+    if paired == len(compared):
+        return "Both of a pair were drawn from the same random numbers (paired)."
+    if not paired:
+        return "No two were drawn from the same random numbers (unpaired)."
+    return f"{paired} of {plural(len(compared), 'ratio')} are paired, drawn from the same random numbers."
 
 
 def _cheapest(s: Story, problem: str) -> str:

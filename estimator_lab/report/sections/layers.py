@@ -1,25 +1,29 @@
-"""Where an estimator is wrong, and where it is merely noisy: layer by layer, unit by unit."""
+"""Where an estimator is wrong, and where it is merely noisy: layer by layer."""
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from estimator_lab.report import figures
-from estimator_lab.report.figures import standardised
-from estimator_lab.report.reading import group_name, groups, relative_bias, signal_to_noise
-from estimator_lab.report.rounding import count, rounded
-from estimator_lab.report.story import Block, Story, text
-from estimator_lab.report.wording import decibels, listed
+from estimator_lab.report.reading import (
+    estimate,
+    group_name,
+    groups,
+    noiseless,
+    relative_bias,
+    signal_to_noise,
+    total,
+    unestimable,
+)
+from estimator_lab.report.rounding import ABSENT, count, rounded
+from estimator_lab.report.story import Block, Column, Story, muted, table, text
+from estimator_lab.report.wording import between, decibels, listed, pair, plural, supported
+from estimator_lab.statistics.tail import LIGHT
 
 if TYPE_CHECKING:
-    from estimator_lab.finding import Finding
-
-Map = tuple["Finding", str, str]  # finding, site, title
+    from estimator_lab.finding import Finding, Row
 
 
 def layers(s: Story) -> list[Block]:
@@ -35,7 +39,8 @@ def layers(s: Story) -> list[Block]:
             noise = f"The signal-to-noise ratio of one replicate is lowest in {group_name(low)} ({decibels(low)} dB)"
             noise += f" and highest in {group_name(high)} ({decibels(high)} dB)." if low is not high else "."
         caption = "Signal-to-noise ratio of one replicate by group, with intervals."
-        return [text(noise), s.figure(figures.spread(f), caption, caption)]
+        shown = [s.figure(figures.spread(f), caption, caption)] if found else []
+        return [text(noise), *shown, *_shape("Group", [("", [(group_name(r), r) for r in groups(f)])])]
     out = [
         text(
             "Where an estimator is wrong, and where it is merely noisy: relative bias (the colour turns at the margin)"
@@ -51,7 +56,59 @@ def layers(s: Story) -> list[Block]:
                 f"a, relative bias (%){on}. b, signal-to-noise ratio of one replicate (dB){_signs(batch)}",
             )
         )
-    return out
+    if s.many:
+        return [*out, text(_ranks(s))]
+    named = len(s.problems) > 1
+    rows = [(p if named else "", [(f.estimator_label, total(f)) for f in s.on(p)]) for p in s.problems]
+    return [*out, *_shape("Estimator", rows)]
+
+
+def _shape(first: str, parts: Sequence[tuple[str, Sequence[tuple[str, Row | None]]]]) -> list[Block]:
+    """The table of spectra: in how many directions the noise of each row goes; nothing without noise."""
+    noisy = [(part, [(n, r) for n, r in rows if r is not None and not noiseless(r)]) for part, rows in parts]
+    tails = any(_tail(r) != ABSENT for _, rows in noisy for _, r in rows)
+    kept = [(p, [[n, count(r.size), *_spectrum(r)][: 6 if tails else 5] for n, r in rows]) for p, rows in noisy if rows]
+    if not kept:
+        return []
+    tail = " tail index: a dash where the variance has an interval." if tails else ""
+    caption = (
+        f"Shape of the noise of one replicate{'' if first == 'Group' else ', all weights together'}. Effective rank: in"
+        " how many of its d directions it goes; leading share: the part of the variance along the foremost, a dash"
+        f" where none stands out{';' if tails else '.'}{tail} All from the draws."
+    )
+    heads = ("d", "Effective rank", "interval", "Leading share (%)", "Tail index")[: 5 if tails else 4]
+    columns: list[Column] = [(first, "left", "1fr"), *((head, "right", "auto") for head in heads)]
+    return [table(columns, kept, caption)]
+
+
+def _tail(r: Row) -> str:
+    """The tail index where it is so heavy that the variance has no interval."""
+    index = estimate(r, "tail_index")[0]
+    return rounded(index, most=2) if index > LIGHT and not math.isfinite(estimate(r, "variance")[1]) else ABSENT
+
+
+def _spectrum(r: Row) -> list[Any]:
+    rank, share = estimate(r, "effective_rank"), estimate(r, "leading_share")[0]
+    shown = supported(rank[0], (rank[2] - rank[1]) / 3.92, 3)
+    return [shown, muted(between(*rank[1:])), rounded(100 * share, most=2), _tail(r)]
+
+
+def _ranks(s: Story) -> str:
+    """The smallest and the largest effective rank among the findings, against the number of coordinates."""
+    ranks = [(estimate(total(f), "effective_rank")[0], f) for f in s.findings]
+    known = sorted(((v, k, f) for k, (v, f) in enumerate(ranks) if v == v), key=lambda t: t[:2])
+    tails = [f for f in s.findings if any(map(unestimable, f.rows))]
+    said = ""
+    if len(known) > 1:
+        (low, _, least), (high, _, most) = known[0], known[-1]
+        said = (
+            f"The noise of a replicate goes in the fewest directions for {pair(least)} (effective rank"
+            f" {rounded(low, most=2)}) and in the most for {pair(most)} ({rounded(high, most=2)})."
+        )
+    if tails:
+        said += f" The tail is too heavy to estimate a variance on {plural(len(tails), 'pair')}:"
+        said += f" {listed(map(pair, tails), 4)}."
+    return said
 
 
 def _signs(findings: Sequence[Finding]) -> str:
@@ -71,52 +128,3 @@ def _signs(findings: Sequence[Finding]) -> str:
         signs.append("a cross is a value that is not estimable")
     said = ", ".join(signs)
     return f"{f'; off its scale are {listed(off)}' if off else ''}.{f' {said[0].upper()}{said[1:]}.' if said else ''}"
-
-
-def units(s: Story) -> list[Block]:
-    """Maps of standardised bias: all sites of one finding; else one site of each problem, of many the largest.
-
-    Nothing where no unit gradients were recorded.
-    """
-    every = [(f, site) for f in s.findings for site in f.units]
-    maps = [(f, site) for f, site in every if not np.isnan(standardised(f, site)).all()]
-    if not maps:
-        return [text("No unit gradient has an error or a noise.")] if every else []
-    if s.single:
-        return _maps(s, [(f, site, site) for f, site in maps], "", [])
-    first = {p: next((site for f, site in maps if f.problem_label == p), "") for p in s.problems}
-    chosen = [(p, site) for p, site in first.items() if site]
-    if s.many:
-        sizes = {(f.problem_label, site): f.units[site].mean.size for f, site in maps}
-        chosen = [max(sizes, key=lambda key: sizes[key])]
-    out = []
-    for p, site in chosen:
-        batch = [(f, where, f.estimator_label) for f, where in maps if (f.problem_label, where) == (p, site)]
-        still = [f.estimator_label for f in s.on(p) if site in f.units and np.isnan(standardised(f, site)).all()]
-        out += _maps(s, batch, f" Site {site} of {p}.", still)
-    return out
-
-
-def _maps(s: Story, batch: Sequence[Map], where: str, still: Sequence[str]) -> list[Block]:
-    peaks = []
-    for f, site, title in batch:
-        t = np.abs(standardised(f, site))
-        peaks.append((float(np.nanmax(t)), int((~np.isnan(t)).sum()), title))
-    number, peak = sum(p[1] for p in peaks), max(peaks)
-    expected = statistics.NormalDist().inv_cdf((1 + 0.5 ** (1 / number)) / 2)  # median of the largest of n |N(0, 1)|
-    size = "without bound (a unit is off without any noise)" if math.isinf(peak[0]) else rounded(peak[0], 0.3, 3)
-    one = "value of an unbiased estimator"
-    among = one if number == 1 else f"of {count(number)} independent values of unbiased estimators"
-    on = f"On {batch[0][0].problem_label}, the" if where else "The"
-    out = [
-        text(f"{on} largest |t| is {size}, in {peak[2]}; the largest {among} would be about {rounded(expected, 0.3)}.")
-    ]
-    if all(f.units[site].mean.size == 1 for f, site, _ in batch):
-        return out  # a single value is no map
-    blank = f" Not drawn, for want of error and noise: {listed(still, 6)}." if still else ""
-    uncertain = " The error of the truth is not part of it." if any(f.truth_error > 0 for f, _, _ in batch) else ""
-    caption = (
-        f"Standardised bias t of each unit's gradient, clipped at ± 6, by unit and example.{where} An unbiased"
-        f" estimator leaves noise without a pattern; a white cell has neither error nor noise.{blank}{uncertain}"
-    )
-    return [*out, s.figure(figures.unit_maps(batch), f"Standardised bias of every unit and example.{where}", caption)]

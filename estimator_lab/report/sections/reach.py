@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from estimator_lab.report import figures
 from estimator_lab.report.figures.strip import MEDIAN
 from estimator_lab.report.figures.style import capped, shortened
-from estimator_lab.report.reading import detectable, group_name, groups, unresolved
+from estimator_lab.report.reading import detectable, group_name, groups, known, unestimable, unresolved
 from estimator_lab.report.rounding import ABSENT, count, p_value, rounded
 from estimator_lab.report.story import Block, Column, Story, chip, muted, table, text
 from estimator_lab.report.wording import (
@@ -31,31 +31,38 @@ LONG = 1500  # most lines in the table of every group
 
 def resolution(s: Story) -> list[Block]:
     """The smallest bias that would have been found, and the replicates that undecided groups want."""
-    rows = [(f, r) for f in s.findings for r in groups(f)]
+    rows = [(f, r) for f in s.sampled for r in groups(f)]
     able = [detectable(r) for _, r in rows if 0 < detectable(r) < math.inf]
     if not able:
-        return [text("No group has a noise that would limit what can be seen.")]
+        blind, reasons = unresolved(s.sampled)
+        none = f"In no group would a bias of any size have been found: {reasons}."
+        free = "No group has a noise that would limit what can be seen."
+        free = free if s.sampled else "Every bias is known exactly: nothing can hide behind its noise."
+        return [text(none if blind else free), *_ledger(s)]
     fine = sum(d <= s.margin for d in able)
     marks = Counter(f.estimator_label for f, r in rows if 0 < detectable(r) < math.inf)
     median = "; the bar is the median" if max(marks.values()) >= MEDIAN else ""
     lines = "by group" if s.single else f"a marker for each tested group{median}"
-    blind, reasons = unresolved(s.findings)
+    blind, reasons = unresolved(s.sampled)
     rest = f"No such number is known for {plural(blind, 'group')}, where {reasons}." if blind else ""
     out = [
         text(
             f"A group without a finding is not thereby unbiased. In {fine} of {plural(len(able), 'noisy group')} a bias"
             f" of the margin, {percent(s.margin)}, would have been found with power 95 %.",
             rest,
+            f"{plural(len(s.findings) - len(s.sampled), 'pair')} whose expectation is known hide no bias."
+            if len(s.sampled) < len(s.findings)
+            else "",
         ),
         s.figure(
-            figures.resolution(s.findings, margin=s.margin),
+            figures.resolution(s.sampled, margin=s.margin),
             "Smallest relative bias that would have been found, on a logarithmic axis.",
             f"Smallest relative bias that the test would have found with power 95 %, {lines}.",
         ),
     ]
-    pending = sorted(((r.needed, f, r) for f, r in rows if r.needed > 0), key=lambda t: -t[0])
+    pending = sorted(((r.needed, f, r) for f, r in rows if r.needed > 0 and not unestimable(r)), key=lambda t: -t[0])
     if not pending:
-        return out
+        return [*out, *_ledger(s)]
     shown, left = capped(pending, 15, "undecided groups")
     owner: list[Column] = [] if s.single else [("Estimator", "left", "1fr"), ("Problem", "left", "auto")]
     columns = [*owner, ("Group", "left", "1fr" if s.single else "auto")]
@@ -64,7 +71,7 @@ def resolution(s: Story) -> list[Block]:
         [
             *([] if s.single else [f.estimator_label, shortened(f.problem_label, 34)]),
             group_name(r),
-            rounded(100 * detectable(r), most=3),
+            rounded(100 * detectable(r), most=2),
             count(f.replicates),
             replicates(n),
             duration(n * f.seconds),
@@ -72,7 +79,20 @@ def resolution(s: Story) -> list[Block]:
         for n, f, r in shown
     ]
     caption = f"Replicates that would decide the groups still undecided, most first.{f' {left}.' if left else ''}"
-    return [*out, table(columns, [("", body)], caption)]
+    return [*out, table(columns, [("", body)], caption), *_ledger(s)]
+
+
+def _ledger(s: Story) -> list[Block]:
+    """What may be wrong, and how often at most; nothing where nothing was compared."""
+    if not any(r.tested for f in s.findings for r in f.rows):
+        return []
+    lines = [[e.item, percent(float(f"{e.rate:.1e}")) if e.rate else "never", e.how] for e in s.diagnosis.ledger]
+    columns: list[Column] = [
+        ("What may be wrong", "left", "auto"),
+        ("At most", "right", "auto"),
+        ("How", "left", "1fr"),
+    ]
+    return [table(columns, [("", lines)], "What may be wrong, and how often at most.")]
 
 
 def truth(s: Story) -> list[Block]:
@@ -139,9 +159,9 @@ def _line(r: Row) -> list[Any]:
         count(r.size),
         bias_percent(r),
         muted(bias_interval(r)),
-        p_value(r.p_holm) if r.tested else ABSENT,
+        p_value(r.p_holm) if r.tested and not known(r) else ABSENT,
         decibels(r),
         value(r, "cosine_of_mean"),
-        rounded(100 * detectable(r), most=3),
-        chip(r.verdict) if r.tested or r.verdict == "exact" else untested,
+        rounded(100 * detectable(r), most=2),
+        chip(r.verdict) if r.tested or known(r) else untested,
     ]

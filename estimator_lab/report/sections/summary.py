@@ -6,8 +6,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from estimator_lab.report import figures
+from estimator_lab.report.advice import saved
 from estimator_lab.report.figures.style import capped, shortened
-from estimator_lab.report.reading import alike, group_name, groups, relative_bias, shows_bias, standing, total
+from estimator_lab.report.reading import (
+    alike,
+    gated,
+    group_name,
+    groups,
+    known,
+    relative_bias,
+    shows_bias,
+    standing,
+    total,
+)
 from estimator_lab.report.rounding import ABSENT, count, rounded
 from estimator_lab.report.story import TONES, WORDS, Block, Story, heading, muted, table, text, verdict_chip
 from estimator_lab.report.wording import bias_interval, bias_percent, decibels, error, listed, percent, plural, value
@@ -20,9 +31,9 @@ BESIDE = 40  # most lines of a table with intervals drawn beside them: it stays 
 PROBLEMS = 14  # most problems one by one
 FOREST = (
     "Open markers: no bias found; filled: one was found, however small. The shaded band is the margin; the scale is"
-    " linear inside it and logarithmic outside. The grey tick is the noise floor, what the norm of the mean error would"
-    " read for an unbiased estimator."
+    " linear inside it and logarithmic outside."
 )
+TICK = " The grey tick is the noise floor, what the norm of the mean error would read for an unbiased estimator."
 
 
 def _work(s: Story, f: Finding) -> str:
@@ -42,19 +53,22 @@ def pairs(s: Story, findings: Sequence[Finding], caption: str) -> Block:
     references = listed(dict.fromkeys(shortened(r.reference, 60) for r in s.diagnosis.ratios))
     if s.diagnosis.ratios:
         columns.append(("Work", "right", "auto"))
-    columns += [("Losses", "right", "auto"), ("µs", "right", "auto"), ("Bias (%)", "right", "auto")]
+    columns += [(head, "right", "auto") for head in ("Losses", "µs", "Draws", "Bias (%)")]
     rows: list[list[Any]] = []
     for f in findings:
         row = total(f)
         line = [shortened(f.estimator_label, 34), verdict_chip(f), decibels(row), value(row, "mean_cosine")]
         line += [_work(s, f)] if s.diagnosis.ratios else []
-        rows.append([*line, rounded(f.losses), rounded(1e6 * f.seconds), bias_percent(row)])
+        drawn = muted("exact") if f.exact else count(f.replicates)
+        rows.append([*line, rounded(f.losses), rounded(1e6 * f.seconds, most=2), drawn, bias_percent(row)])
     beside = 1 < len(findings) <= BESIDE
     if not beside:
         columns.append(("interval", "right", "auto"))
         rows = [[*line, muted(bias_interval(total(f)))] for line, f in zip(rows, findings, strict=True)]
     marker = ", the marker that of all weights together" if beside else ""
     caption += f" The verdict is over all groups{marker}."
+    if LEGEND in caption and any(f.exact for f in findings):
+        caption += " Draws: exact where the expectation is known, so that verdict and bias rest on none."
     block = table(
         columns,
         [("", rows)],
@@ -69,8 +83,8 @@ def pairs(s: Story, findings: Sequence[Finding], caption: str) -> Block:
 
 LEGEND = (
     "All weights together. SNR: squared norm of the mean over the variance of one replicate; E cos: mean cosine of one"
-    " replicate with the gradient; losses and µs per replicate; bias: its debiased norm over that of the gradient, with"
-    " the simultaneous interval@. A filled verdict violates a claim of unbiasedness."
+    " replicate with the gradient; losses and µs per replicate; draws behind the verdict; bias: its debiased norm over"
+    " that of the gradient, with the simultaneous interval@. A filled verdict violates a claim of unbiasedness."
 )
 
 
@@ -81,11 +95,25 @@ def summary(s: Story) -> list[Block]:
     exact = sum(f.truth_error == 0 for f in s.findings)
     partly = f"exact for {exact} of {len(s.findings)} pairs, estimated for the others"
     truth = "exact" if exact == len(s.findings) else partly if exact else "estimated"
+    exactly = len(s.findings) - len(s.sampled)
+    owner = "this estimator" if s.single else f"{exactly} of {plural(len(s.findings), 'pair')}"
+    sums = (
+        f"The expectation of {owner} is known exactly: there bias, variance and verdict rest on no draw, and draws only"
+        " show convergence and cost."
+        if exactly
+        else ""
+    )
+    spared = saved(s.sampled)
+    early = f"{'The draws stopped early, at ' if s.single else ''}{spared}." if spared else ""
     setting = text(
         f"Each estimate was drawn {number} times ({listed(dict.fromkeys(f.dtype for f in s.findings))}) at fixed"
         f" weights and a fixed batch, and its mean held against the true gradient, which is {truth}.",
         f"A group counts as unbiased within the margin when a bias of {percent(s.margin)} of its gradient is ruled"
-        f" out at level {rounded(s.alpha)}, simultaneously for all groups of this report.",
+        f" out at level {rounded(s.alpha)}, simultaneously for all groups of this report."
+        if s.sampled
+        else "",
+        sums,
+        early,
     )
     if s.many:
         return [setting, *_matrices(s)]
@@ -135,7 +163,7 @@ def _cell(f: Finding | None) -> dict[str, str] | None:
 def _bias_sentence(s: Story, findings: Sequence[Finding]) -> str:
     flagged = [(f, r) for f in findings for r in groups(f) if shows_bias(r)]
     number = sum(len(groups(f)) for f in findings)
-    tested = plural(number, "tested group")
+    tested = plural(number, "group")
     still: dict[str, float] = {}
     off = [(f, r) for f in findings for r in groups(f) if alike(r)]
     for f, r in off:
@@ -149,13 +177,13 @@ def _bias_sentence(s: Story, findings: Sequence[Finding]) -> str:
         else ""
     )
     if not flagged:
-        none = f"None of the {tested} shows" if number > 1 else "The tested group does not show"
+        none = f"None of the {tested} shows" if number > 1 else "The one group does not show"
         return f"{none} a bias{' beyond doubt' if off else ''}.{more}"
     f, r = max(flagged, key=lambda t: relative_bias(t[1]) if relative_bias(t[1]) > 0 else -1.0)
     owner = group_name(r) + ("" if s.single else f" of {f.estimator_label}")
     if number == 1:
-        return f"A bias of {percent(relative_bias(r))} was found in the tested group, {owner}."
-    largest = f"the largest is {percent(relative_bias(r))}, in {owner}"
+        return f"A bias of {bias_percent(r)} % was found in the one group, {owner}."
+    largest = f"the largest is {bias_percent(r)} %, in {owner}"
     return f"A bias was found in {len(flagged)} of {tested}; {largest}.{more}"
 
 
@@ -166,7 +194,7 @@ def by_group(s: Story) -> list[Block]:
         mine = s.on(p)
         if len(s.problems) > 1:
             out.append(heading(p))
-        out += [text(_bias_sentence(s, mine)), _forest(s, mine, f"{FOREST}" if p == s.problems[0] else "")]
+        out += [text(_bias_sentence(s, mine)), _forest(s, mine, FOREST if p == s.problems[0] else "")]
     return out
 
 
@@ -174,12 +202,17 @@ def _forest(s: Story, mine: Sequence[Finding], legend: str) -> Block:
     p = mine[0].problem_label
     drawn = figures.bias(mine[0], margin=s.margin) if len(mine) == 1 else figures.bias_by_group(mine, s.margin)
     alt = f"Relative bias in each group of {p}, with intervals."
-    return s.figure(drawn, alt, f"{p}: relative bias by group, with simultaneous intervals. {legend}".strip())
+    exact = {known(r) for f in mine for r in groups(f)}
+    kind = "; a marker without interval is exact" if len(exact) > 1 else ", exact" if True in exact else ""
+    intervals = ", with simultaneous intervals" if False in exact else ""
+    dotted = " A dotted interval is not to be trusted." if not all(gated(r) for f in mine for r in groups(f)) else ""
+    tick = f"{dotted}{TICK if legend and intervals else ''}"
+    return s.figure(drawn, alt, f"{p}: relative bias by group{intervals}{kind}. {legend}{tick}".strip())
 
 
 def one_by_one(s: Story) -> list[Block]:
     """A table for every problem, and a forest where it has several groups."""
-    out: list[Block] = [text(f"All weights together, and by group where there are several. {FOREST}")]
+    out: list[Block] = [text(f"All weights together, and by group where there are several. {FOREST}{TICK}")]
     shown, left = capped(s.problems, PROBLEMS, "problems")
     for k, p in enumerate(shown):
         mine = s.on(p)

@@ -1,0 +1,55 @@
+"""How much may be drawn, and when to stop."""
+
+import math
+from dataclasses import dataclass
+
+from estimator_lab.errors import UsageError
+
+FIRST = 256
+"""Replicates at the first look."""
+
+UNLIMITED = 2**24
+"""Replicates at most where only a time is given."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A limit on the draws of each estimator on each problem, and what may end them sooner.
+
+    The draws are looked at after 256, 512, 1024, .. replicates; the false-alarm rate is shared equally by all looks
+    that the limit allows, so that stopping at any of them is paid for. With ``early=False`` there is one look, at the
+    end: the fixed size that comparisons of variance want.
+
+    Args:
+        replicates: at most; by default 65536, or 16384 for gradients of over 1000 coordinates, or 4096 of over 100000,
+            or 2^24 where a time is given.
+        seconds: for the whole study, shared equally by what is still to be measured. No block of draws is begun after
+            it, so that it may be exceeded by one block, and by preparing and reporting.
+        precision: go on until a relative bias of this size would be found with probability 0.95 in every tested group,
+            instead of until the verdict is settled.
+        early: stop as soon as every verdict is settled (or the precision is reached).
+
+    Raises:
+        UsageError: a limit is not positive.
+    """
+
+    replicates: int | None = None
+    seconds: float | None = None
+    precision: float | None = None
+    early: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuses what is not positive."""
+        for name in ("replicates", "seconds", "precision"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"{name} of a budget is positive; found {value!r}")
+        if self.precision is not None and not self.early:
+            raise UsageError("a precision is reached by looking at the draws: leave early=True")
+
+    def looks(self, default: int) -> list[int]:
+        """Replicates at each look, given those that are drawn when nothing is said."""
+        most = self.replicates or (UNLIMITED if self.seconds is not None else default)
+        if not self.early:
+            return [most]
+        return [*(FIRST << j for j in range(max(math.ceil(math.log2(most / FIRST)), 0))), most]
