@@ -271,7 +271,7 @@ def code() -> str:
     """Hash of the code that is judged: results of another version are not added to."""
     digest = hashlib.sha256()
     for path in sorted(Path(lab.__file__).parent.rglob("*.py")):
-        if "report" not in path.parts:
+        if not {"report", "cli.py", "loading.py", "diagnosis.py"} & set(path.parts):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

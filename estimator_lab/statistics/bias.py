@@ -179,9 +179,11 @@ def exceeds(group: Group, margin: float, alpha: float) -> bool:
 def detectable(group: Group, alpha: float, power: float) -> float:
     """Smallest relative bias that `test_unbiased` at level alpha would have found with the given power.
 
-    The debiased square U has mean `beta^2` and variance `4 beta^2 rho + 2 tr Omega^2`; it is significant above
-    `a = c v (F_{v, m v; 1-alpha} - 1)`, `c = tr Omega^3 / tr Omega^2`, `v = (tr Omega^2)^3 / (tr Omega^3)^2`; m = K - 1
-    degrees of freedom for each direction (R - 1 for a single coordinate), and of the t law for the power.
+    The debiased square U has mean `beta^2` and variance `4 beta^2 rho + 2 tr Omega^2`. Without a bias it is significant
+    above `a = c (chi2_{v, 1-alpha} - v)`, `c = tr Omega^3 / tr Omega^2`, `v = (tr Omega^2)^3 / (tr Omega^3)^2`. The
+    sign-flip test takes its scale from the products of the batches, `<D_k, D_l>^2`, to which a bias adds: a grows by
+    the root of `1 + 2 beta^2 rho / (K tr Omega^2) + beta^4 / (K^2 tr Omega^2)`. The power is that of a t law, whose K - 1
+    degrees of freedom are those of the variances (R - 1 for a single coordinate, where t is also the test).
     nan when the group is not decidable or `||g||` is 0; the floor when it has no noise.
     """
     if not group.decidable or not (norm := truth_norm(group)) > 0:
@@ -196,9 +198,14 @@ def detectable(group: Group, alpha: float, power: float) -> float:
     trace3 = trace**3 if group.dimension == 1 else float(np.clip(gram.trace3, trace2**2 / trace, trace2**1.5))
     v = trace2**3 / trace3**2
     freedom = group.replicates - 1 if group.dimension == 1 else gram.batches - 1
-    threshold = trace3 / trace2 * v * (float(special.fdtri(v, freedom * v, 1 - alpha)) - 1)
+    threshold = trace3 / trace2 * (float(stats.chi2.isf(alpha, v)) - v)
     z = float(special.stdtrit(freedom, power))
-    return (float(np.sqrt(_required(threshold, z, trace2, rho))) + group.floor) / norm
+    square = _required(threshold, z, trace2, rho)
+    for _ in range(0 if group.dimension == 1 else 10):  # a fixed point: a grows with the bias that it finds
+        k = gram.batches
+        growth = 1 + 2 * square * rho / (k * trace2) + square**2 / (k**2 * trace2)
+        square = _required(threshold * float(np.sqrt(growth)), z, trace2, rho)
+    return (float(np.sqrt(square)) + group.floor) / norm
 
 
 def replicates_needed(group: Group, margin: float, alpha: float, power: float) -> int:
