@@ -160,11 +160,12 @@ def cells() -> list[Cell]:
     noisy = ["REINFORCE, quadratic form", "local expectation, quadratic form", "REINFORCE, one bit", "RLOO, 200 bits"]
     sure = {"local expectation, quadratic form": MARGIN, "RLOO, quadratic form": MARGIN, "RLOO, 200 bits": 0.5}
     wide = ["RLOO, quadratic form", "DisARM, quadratic form", "RLOO, categorical", "RLOO, 200 bits"]
-    found = [Cell("null", p, PAIRS[p].planned) for p in UNBIASED]
+    slow = {"RLOO, 200 bits": 0.25, "REINFORCE, two layers": 0.25, "MuProp, two layers": 0.25}
+    found = [Cell("null", p, PAIRS[p].planned, weight=slow.get(p, 1.0)) for p in UNBIASED]
     for draws, weight in ((256, 0.25), (1024, 1.0), (4096, 0.25)):
         for p in PAIRS:
             if draws <= PAIRS[p].planned:
-                found += [Cell("null", p, draws, False, weight=weight if p in UNBIASED else 0.1)]
+                found += [Cell("null", p, draws, False, weight=weight * slow.get(p, 1.0) if p in UNBIASED else 0.1)]
     for p in noisy:
         found += [Cell("null", p, 2**11, True, truth, weight=0.5) for truth in (2**11, 2**13)]
         found += [Cell("null", p, 1024, False, truth, weight=0.5) for truth in (1024, 4096)]
