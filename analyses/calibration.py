@@ -162,29 +162,29 @@ def cells() -> list[Cell]:
     wide = ["RLOO, quadratic form", "DisARM, quadratic form", "RLOO, categorical", "RLOO, 200 bits"]
     slow = {"RLOO, 200 bits": 0.25, "REINFORCE, two layers": 0.25, "MuProp, two layers": 0.25}
     found = [Cell("null", p, PAIRS[p].planned, weight=slow.get(p, 1.0)) for p in UNBIASED]
-    for draws, weight in ((256, 0.25), (1024, 1.0), (4096, 0.25)):
+    for draws, weight in ((256, 0.1), (1024, 1.0), (4096, 0.1)):
         for p in PAIRS:
             if draws <= PAIRS[p].planned:
                 found += [Cell("null", p, draws, False, weight=weight * slow.get(p, 1.0) if p in UNBIASED else 0.1)]
     for p in noisy:
-        found += [Cell("null", p, 2**11, True, truth, weight=0.5) for truth in (2**11, 2**13)]
-        found += [Cell("null", p, 1024, False, truth, weight=0.5) for truth in (1024, 4096)]
+        found += [Cell("null", p, 2**11, True, truth, weight=0.2) for truth in (2**11, 2**13)]
+        found += [Cell("null", p, 1024, False, truth, weight=0.2) for truth in (1024, 4096)]
     for p, margin in sure.items():
         most = PAIRS[p].planned
         for along in ("along", "noisiest", "quietest"):
-            found += [Cell("margin", p, most, True, 0, margin, along, 1.0, 0.25)]
-            found += [Cell("margin", p, min(4096, most), False, 0, margin, along, 1.0, 0.25)]
-        found += [Cell("margin", p, 2**11, True, 2**13, margin, "along", 1.0, 0.25)]
+            found += [Cell("margin", p, most, True, 0, margin, along, 1.0, 0.1)]
+            found += [Cell("margin", p, min(4096, most), False, 0, margin, along, 1.0, 0.1)]
+        found += [Cell("margin", p, 2**11, True, 2**13, margin, "along", 1.0, 0.1)]
     for p in ["REINFORCE, quadratic form", "REINFORCE, one bit", "RLOO, 200 bits", "pathwise, Gaussian cosine"]:
         for along in ("along", "noisiest"):
             for size in (0.5, 0.75, 1.0, 1.25):
-                found += [Cell("power", p, 1024, False, along=along, size=size, weight=0.1)]
-            found += [Cell("power", p, 2048, True, 0, 1e-3, along, 1.0, 0.1)]
-        found += [Cell("power", p, 1024, False, 4096, along="along", size=1.0, weight=0.1)]
-        found += [Cell("power", p, 2048, True, 4096, 1e-3, "along", 1.0, 0.1)]
-    found += [Cell("saving", p, 2**16, weight=0.1) for p in BIASED]
-    found += [Cell("saving", p, 2**16, along="along", size=5.0, weight=0.1) for p in wide[:2]]
-    found += [Cell("saving", p, 2**16, margin=margin, weight=0.1) for p in wide for margin in (0.2, 0.5)]
+                found += [Cell("power", p, 1024, False, along=along, size=size, weight=0.05)]
+            found += [Cell("power", p, 2048, True, 0, 1e-3, along, 1.0, 0.05)]
+        found += [Cell("power", p, 1024, False, 4096, along="along", size=1.0, weight=0.05)]
+        found += [Cell("power", p, 2048, True, 4096, 1e-3, "along", 1.0, 0.05)]
+    found += [Cell("saving", p, 2**16, weight=0.05) for p in BIASED]
+    found += [Cell("saving", p, 2**16, along="along", size=5.0, weight=0.05) for p in wide[:2]]
+    found += [Cell("saving", p, 2**16, margin=margin, weight=0.05) for p in wide for margin in (0.2, 0.5)]
     return found
 
 

@@ -268,7 +268,7 @@ def saving_figure(rows: dict[str, dict[str, Any]]) -> Axes:
         ax.plot(values[2], y, "o", color=style.SERIES[0])
     ax.axvline(SAVING, color=style.INK, lw=0.8, ls=":")
     style.named_lines(ax, rows)
-    style.logarithmic(ax, "x", (0.9, 80.0))
+    style.logarithmic(ax, "x", (0.9, 400.0))
     ax.set_xlabel("planned over drawn")
     return ax
 
@@ -389,7 +389,7 @@ def savings(r: Results) -> list[Block]:
     for name, c in rows.items():
         low, middle, high = np.quantile(c["draws"] / drawn(c), [0.25, 0.5, 0.75])
         lines.append(
-            [name, f"{c['draws']:,}", f"{np.median(drawn(c)):,.0f}", f"{middle:.1f}", f"{low:.1f} – {high:.1f}"]
+            [name, f"{c['draws']:,}", f"{np.median(drawn(c)):,.0f}", f"{middle:.0f}", f"{low:.0f} – {high:.0f}"]
         )
     return [
         text("Draws planned over draws taken, where the bias is large or the margin wide."),
@@ -547,6 +547,8 @@ def render(results: dict[str, Any]) -> bytes:
         headline = headline[:-1] + f"; {len(waiting)} need more runs."
     blank = build(gather([], "Calibration", margin=MARGIN, alpha=ALPHA, command=results["command"])).data
     data = blank | {
+        "kind": "calibration",
+        "all-title": "Coverage outside the band",
         "subtitle": "How often the instrument is wrong, by simulation of the whole procedure",
         "date": results["created"],
         "digest": hashlib.sha256(canonical).hexdigest(),

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from estimator_lab.errors import UsageError
 
 FIRST = 256
-"""Replicates at the first look."""
+"""Replicates at the first look, at least."""
+
+LOOKS = 5
+"""Looks at most where a number of replicates limits the draws: the first at a sixteenth of them."""
+
+EARLIEST = 2**12
+"""Replicates at the first look where only a time is given."""
 
 UNLIMITED = 2**24
 """Replicates at most where only a time is given."""
@@ -16,9 +22,11 @@ UNLIMITED = 2**24
 class Budget:
     """A limit on the draws of each estimator on each problem, and what may end them sooner.
 
-    The draws are looked at after 256, 512, 1024, .. replicates; the false-alarm rate is shared equally by all looks
-    that the limit allows, so that stopping at any of them is paid for. With ``early=False`` there is one look, at the
-    end: the fixed size that comparisons of variance want.
+    The draws are looked at when a sixteenth of the limit is reached, and each time that they have doubled; the
+    false-alarm rate is shared equally by these looks, so that stopping at any of them is paid for. No look comes
+    sooner, because what has not been drawn cannot be seen: 256 draws do not meet an event of one in a thousand. Where
+    only a time is given the first look is at 4096. With ``early=False`` there is one look, at the end: the fixed size
+    that comparisons of variance want.
 
     Args:
         replicates: at most; by default 65536, or 16384 for gradients of over 1000 coordinates, or 4096 of over 100000,
@@ -45,11 +53,14 @@ class Budget:
             if value is not None and not value > 0:
                 raise UsageError(f"{name} of a budget is positive; found {value!r}")
         if self.precision is not None and not self.early:
-            raise UsageError("a precision is reached by looking at the draws: leave early=True")
+            raise UsageError(
+                "a precision is reached by looking at the draws as they come: leave out early=False, or --no-sequential"
+            )
 
     def looks(self, default: int) -> list[int]:
         """Replicates at each look, given those that are drawn when nothing is said."""
         most = self.replicates or (UNLIMITED if self.seconds is not None else default)
         if not self.early:
             return [most]
-        return [*(FIRST << j for j in range(max(math.ceil(math.log2(most / FIRST)), 0))), most]
+        first = max(FIRST, math.ceil(most / 2 ** (LOOKS - 1)) if self.replicates or self.seconds is None else EARLIEST)
+        return [*(first << j for j in range(max(math.ceil(math.log2(most / first)), 0))), most]

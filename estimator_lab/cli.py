@@ -6,6 +6,7 @@ import math
 import os
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ from estimator_lab.errors import LabError, MeasurementError, UsageError, in_a_li
 
 if TYPE_CHECKING:
     from estimator_lab.diagnosis import Diagnosis
-    from estimator_lab.finding import Finding
+    from estimator_lab.finding import Finding, Row
 
 EXIT = {"sound": 0, "violated": 1, "inconclusive": 2}
 PARTIAL = "estimator-lab-partial.json"
@@ -57,9 +58,9 @@ def parser() -> argparse.ArgumentParser:
     )
     study.add_argument(
         "--precision",
-        type=_positive(float, "number"),
+        type=_share,
         metavar="X",
-        help="draw until a relative bias of X would be found with probability 0.95, instead of until it is settled",
+        help="draw until a relative bias of X, a share, would be found with probability 0.95",
     )
     study.add_argument(
         "--sequential",
@@ -79,9 +80,9 @@ def parser() -> argparse.ArgumentParser:
     study.add_argument("--seed", type=int, default=0, help="same seed, same result (default: 0)")
     study.add_argument(
         "--margin",
-        type=_positive(float, "number"),
+        type=_share,
         default=0.05,
-        help="relative bias that counts as small (default: 0.05)",
+        help="relative bias that counts as small, as a share: the default, 0.05, is 5 %%",
     )
     study.add_argument(
         "--alpha",
@@ -112,6 +113,13 @@ def parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("list", help="list what there is")
     listing.add_argument("what", choices=("estimators", "problems", "families"))
     return top
+
+
+def _share(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"give a share between 0 and 1, such as 0.05 for 5 %; found {text!r}")
 
 
 def _positive(kind: Callable[[str], float], word: str, below: float = math.inf) -> Callable[[str], float]:
@@ -333,43 +341,65 @@ def _print(result: "Diagnosis") -> None:
     console = Console()
     if not console.is_terminal:
         console.width = 140
-    tone = {"sound": "green", "violated": "red", "inconclusive": "yellow"}
-    heads = ("relative bias, %", "variance", "cosine", "losses", "µs", "draws")
-    table = Table("problem", "estimator", box=None, pad_edge=False)
-    table.add_column("verdict", no_wrap=True)
+    wide = console.width >= 110
+    heads = ("relative bias, %", "variance", *(("cosine", "losses", "µs") if wide else ()), "draws")
+    table = Table(box=None, pad_edge=False)
+    for head in ("problem", "estimator", "verdict"):
+        table.add_column(head, no_wrap=wide, min_width=9)
     for head in heads:
         table.add_column(head, no_wrap=True, justify="right")
     for f in result.findings:
-        worst = max((r for r in f.rows if r.tested), key=lambda r: r.statistics["relative_bias"].value)
-        bias = worst.statistics["relative_bias"]
-        table.add_row(
-            Text(f.problem_label), Text(f.estimator_label), Text(f"{f.verdict} ({f.status})", tone[f.status]),
-            *(_interval(bias.value, bias.low, bias.high),
-            f"{f.total.statistics['variance'].value:.3g}", f"{f.total.statistics['mean_cosine'].value:.3f}",
-            f"{f.losses:g}", f"{1e6 * f.seconds:.3g}", f"{f.replicates}"),
-        )  # fmt: skip
+        worst = max((r for r in f.rows if r.tested), key=_relative_bias)
+        variance = f.total.statistics["variance"].value
+        standing, tone = _standing(f)
+        numbers = {
+            "relative bias, %": _interval(worst, f.exact or worst.verdict == "exact"),
+            "variance": "not estimable" if math.isnan(variance) else f"{variance:.3g}",
+            "cosine": f"{f.total.statistics['mean_cosine'].value:.3f}",
+            "losses": f"{f.losses:g}",
+            "µs": f"{1e6 * f.seconds:.3g}",
+            "draws": f"{f.replicates}",
+        }
+        row = (Text(f.problem_label), Text(f.estimator_label), Text(f"{f.verdict} ({standing})", tone))
+        table.add_row(*row, *(numbers[head] for head in heads))
     console.print(table)
-    console.print("per draw of the gradient; relative bias where it is largest, with a 95 % interval", style="dim")
+    console.print(
+        "variance, cosine, losses and time of one draw; relative bias where it is largest, with an interval that holds "
+        "for all groups and looks together",
+        style="dim",
+        soft_wrap=not console.is_terminal,
+    )
     lines = [f"note: {f.estimator_label} on {f.problem_label}: {note}" for f in result.findings for note in f.notes]
     lines += [f"skipped: {reason}" for reason in result.skipped]
     shown = result.findings if len(result.findings) <= 12 else [f for f in result.findings if f.status != "sound"]
     lines += ["", *(line for f in shown for line in _told(f, len(result.findings) <= 3)), ""]
     for line in lines:
         console.print(Text(line), soft_wrap=not console.is_terminal)
-    ledger = Table("at most", "how often", box=None, pad_edge=False, title="what may be wrong", title_justify="left")
+    ledger = Table("at most", "may be wrong", box=None, pad_edge=False)
     for entry in result.ledger:
         ledger.add_row(f"{100 * entry.rate:.2g} %", Text(f"{entry.item} ({entry.how})"))
     console.print(ledger, style="dim")
 
 
+def _relative_bias(row: "Row") -> float:
+    value = row.statistics["relative_bias"].value
+    return -1.0 if math.isnan(value) else value
+
+
+def _standing(finding: "Finding") -> tuple[str, str]:
+    """How the verdict stands to the claim, and its colour."""
+    if finding.status != "sound":
+        return finding.status, "red" if finding.status == "violated" else "yellow"
+    if finding.claim is None:
+        return "no claim", "" if finding.verdict == "biased" else "green"
+    if finding.claim:
+        return "as claimed", "green"
+    return ("as declared", "") if finding.verdict == "biased" else ("declared biased", "")
+
+
 def _told(finding: "Finding", units: bool) -> list[str]:
     """The verdict in words, what it cost, and the most biased units."""
-    pair = f"{finding.estimator_label} on {finding.problem_label}"
-    saved = ""
-    if finding.looks < finding.looks_planned and not finding.exact:
-        times = finding.planned / finding.replicates
-        saved = f" Settled after {finding.replicates:,} of {finding.planned:,} replicates, {times:.0f} times fewer."
-    lines = [f"{pair}: {finding.words}{saved}"]
+    lines = [f"{finding.estimator_label} on {finding.problem_label}: {finding.words}{_stopped(finding)}"]
     for site, found in finding.units.items() if units else ():
         if found.worst:
             named = "; ".join(f"{list(u.index)} {_signed(u.bias, u.low, u.high)}" for u in found.worst)
@@ -381,14 +411,30 @@ def _told(finding: "Finding", units: bool) -> list[str]:
     return lines
 
 
+def _stopped(finding: "Finding") -> str:
+    """Why fewer draws were made than planned, if that is so."""
+    drawn, planned = finding.replicates, finding.planned
+    if finding.exact or drawn == planned or finding.total.statistics["variance"].value == 0:
+        return ""
+    if finding.verdict == "undecided":
+        return f" Stopped by the time limit after {drawn:,} replicates."
+    return f" Settled after {drawn:,} of {planned:,} replicates, {planned / drawn:.0f} times fewer."
+
+
 def _signed(value: float, low: float, high: float) -> str:
     return f"{value:+.2g}" if f"{low:.3g}" == f"{high:.3g}" else f"{value:+.2g} [{low:.2g}, {high:.2g}]"
 
 
-def _interval(value: float, low: float, high: float) -> str:
-    """In per cent; one number where it is known exactly, or has no interval."""
-    ends = f"{_percent(low)}, {_percent(high)}"
-    return _percent(value) if low == high or low != low else f"{_percent(value)} [{ends}]"
+def _interval(row: "Row", known: object) -> str:
+    """The relative bias in per cent; one number where it is known exactly, or has no interval."""
+    low, high, shown = row.low, row.high, _percent(row.statistics["relative_bias"].value)
+    if known:
+        return shown
+    return (
+        shown
+        if low != low or _percent(low) == shown == _percent(high)
+        else f"{shown} [{_percent(low)}, {_percent(high)}]"
+    )
 
 
 def _percent(share: float) -> str:
@@ -408,7 +454,7 @@ class _Progress:
         self._console = Console(stderr=True)
         self._task = None
         self._bar = None
-        self._said = 0.0
+        self._said = time.monotonic()
         if self._console.is_terminal:
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -427,8 +473,6 @@ class _Progress:
 
     def update(self, label: str, done: int, total: int) -> None:
         """Shows how far the pair is."""
-        import time
-
         self.label = label
         if self._bar and self._task is not None:
             self._bar.update(self._task, description=label, completed=done, total=total or None)

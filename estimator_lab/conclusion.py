@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from estimator_lab.finding import Row
+from estimator_lab.statistics.group import GATE, WIDE_GATE
 
 
 def conclude(
@@ -37,7 +38,7 @@ def conclude(
         return "exact", "sound", f"{start}: its expectation ({exact}) is the truth, to rounding."
     high = max(r.high for r in rows if r.verdict != "exact")
     start = {True: "Unbiased", False: "Declared biased, but here the bias is", None: "The bias is"}[claim]
-    bound = f"within {percent(margin)} of the gradient's norm everywhere (largest upper limit {percent(high)})"
+    bound = f"within {percent(margin)} of the gradient's norm everywhere (largest upper limit {_below(high, margin)})"
     return "unbiased within", "sound", f"{start} {bound}."
 
 
@@ -58,8 +59,18 @@ def rounded_up(draws: float) -> int:
     return math.ceil(draws / unit) * unit
 
 
+def _below(share: float, margin: float) -> str:
+    """A share in percent, to as many digits as show that it is below the margin."""
+    texts = [percent(share), *(f"{100 * share:.{digits}g} %" for digits in range(3, 16))]
+    return next((t for t in texts if float(t[:-2]) < 100 * margin), texts[0])
+
+
 def _place(row: Row) -> str:
-    return f"{row.level} {row.name}"
+    if row.level == "site":
+        return f"the units of {row.name}"
+    if row.level == "layer":
+        return "the weights of the loss" if row.name == "loss" else f"the weights of {row.name}"
+    return f"the tensor {row.name}"
 
 
 def _size(rows: Sequence[Row], exact: str) -> str:
@@ -70,12 +81,24 @@ def _size(rows: Sequence[Row], exact: str) -> str:
         return value if value > 0 else 0.0
 
     worst = max(rows, key=largest)
-    size = f"bias {percent(worst.statistics['relative_bias'].value)} of the gradient's norm at {_place(worst)}"
+    share, norm = worst.statistics["relative_bias"].value, worst.statistics["bias"].value
+    size = f"bias {percent(share)} of the gradient's norm at {_place(worst)}"
+    if not math.isfinite(share):
+        size = f"bias of norm {norm:.2g} at {_place(worst)}, where the true gradient is zero or not told from it"
     if exact:
-        return f"{size}, exactly ({exact})"
+        return f"{size}, exactly ({exact}){_multiple(worst)}"
     if math.isfinite(worst.low) and worst.high > worst.low * 1.0001:
         size += f", between {percent(worst.low)} and {percent(worst.high)}"
-    return size
+    return size + _multiple(worst)
+
+
+def _multiple(row: Row) -> str:
+    """That the mean is a multiple of the truth, if its direction and length are known well enough to say so."""
+    gain, cosine = row.statistics["gain"], row.statistics["cosine_of_mean"]
+    straight = row.size > 1 and max(cosine.low, -cosine.high) > 0.99
+    if not straight or not gain.high - gain.low < 0.2:
+        return ""
+    return f"; the mean is there {gain.value:.2g} times the truth"
 
 
 def _limit(rows: Sequence[Row], alpha: float, replicates: int) -> str:
@@ -87,6 +110,8 @@ def _limit(rows: Sequence[Row], alpha: float, replicates: int) -> str:
             f"the variance is not estimable at {_place(worst)} (tail index {index:.2f}, where 0.5 and more may mean an "
             "infinite variance), so that no interval can be trusted"
         )
+    if worst.norm == 0:
+        return f"the true gradient is zero at {_place(worst)}, and no bias is small or large against that"
     if math.isfinite(worst.high):
         return f"a bias of up to {percent(worst.high)} at {_place(worst)} cannot be excluded"
     if worst.statistics["variance"].value == 0:
@@ -95,7 +120,12 @@ def _limit(rows: Sequence[Row], alpha: float, replicates: int) -> str:
             f"all {replicates:,} draws are alike and {percent(off)} off the truth at {_place(worst)}; "
             f"only an event of a probability below {rare:.1g} could explain that"
         )
-    return f"too few draws carry the error at {_place(worst)}, or its true gradient is zero, to say anything"
+    carried, gate = worst.statistics["effective_sample"].value, GATE if worst.size == 1 else WIDE_GATE
+    if carried < gate:
+        return (
+            f"only {carried:.0f} draws carry the error at {_place(worst)}, where {gate:.0f} are needed to say anything"
+        )
+    return f"the true gradient is not distinguishable from zero at {_place(worst)}"
 
 
 def _remedy(rows: Sequence[Row]) -> str:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import platform
+import shlex
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -85,7 +86,7 @@ def ratios(findings: tuple[Finding, ...]) -> tuple[Ratio, ...]:
                     continue
                 other = reference.row(row.level, row.name)
                 ratio = _quotient(row, other, paired)
-                cost = finding.losses / reference.losses
+                cost = finding.losses / reference.losses if reference.losses else math.nan
                 work = Estimate(ratio.value * cost, ratio.low * cost, ratio.high * cost)
                 labels = finding.problem_label, finding.estimator_label, reference.estimator_label
                 sampled = bool(row.spread and other.spread)
@@ -163,33 +164,33 @@ class Diagnosis:
     def ledger(self) -> tuple[Entry, ...]:
         """What the study spends its error rates on: every claim that it makes has its line."""
         sampled = [f for f in self.findings if not f.exact]
-        single = Entry("a 95 % interval of a single statistic misses", 0.05, "each for itself; beside the above")
+        single = Entry("a 95 % interval of a single statistic misses", 0.05, "each for itself, beside the above")
         if not sampled:
-            return (
-                Entry("a verdict errs by chance", 0.0, "every expectation is known exactly; nothing was tested"),
-                single,
-            )
+            return (Entry("a verdict errs by chance", 0.0, "every expectation is known exactly, nothing was tested"),)
         pairs, exact = len(self.findings), len(self.findings) - len(sampled)
         looks = max(f.looks_planned for f in sampled)
         groups = max(1, *(sum(r.tested for r in f.rows) for f in sampled))
         taken = " to ".join(str(n) for n in sorted({min(f.looks for f in sampled), max(f.looks for f in sampled)}))
         free = f"; {exact} of them known exactly, which spend nothing" if exact else ""
-        each = self.alpha / pairs
         found = sum(u.found for f in sampled for u in f.units.values())
-        return (
-            Entry("an unbiased estimator is called biased, anywhere in the study", self.alpha, "sum of what follows"),
-            *([Entry(f"on one of the {pairs} pairs", each, f"equal shares{free}")] if pairs > 1 else []),
-            Entry(f"at one of {looks} looks at its draws", each / looks, f"equal shares; {taken} taken"),
-            Entry(f"in one of up to {groups} groups", each / looks / groups, "at least this much: Holm's method"),
-            Entry("a bias of the margin or more is called within it", self.alpha, "the same equal shares"),
-            Entry("a bias of the margin or less is called beyond it", self.alpha, "the same equal shares"),
-            Entry(
-                "share of unbiased ones among the single units named",
-                DISCOVERY,
-                f"Benjamini and Hochberg, inside sites found biased; {found} named; beside the above",
-            ),
-            single,
+        shares = (
+            (pairs, f"on one of the {pairs} pairs", f"equal shares{free}"),
+            (looks, f"at one of {looks} looks at its draws", f"equal shares; {taken} taken"),
+            (groups, f"in one of up to {groups} groups", "at least this much: Holm's method"),
         )
+        lines = [Entry("an unbiased estimator is called biased, anywhere in the study", self.alpha, "in all")]
+        rate = self.alpha
+        for number, item, how in shares:
+            rate /= number
+            lines += [Entry(item, rate, how)] if number > 1 else []
+        lines += [
+            Entry("a bias of the margin or more is called within it", self.alpha, "in all, in the same shares"),
+            Entry("a bias of the margin or less is called beyond it", self.alpha, "in all, in the same shares"),
+        ]
+        if found:
+            how = f"{found} named; Benjamini and Hochberg inside sites found biased, beside the above"
+            lines.append(Entry("share of unbiased ones among the single units named", DISCOVERY, how))
+        return (*lines, single)
 
     def to_frame(self) -> "pd.DataFrame":
         """Tidy frame: one row per statistic of every row of every finding, with its interval."""
@@ -375,4 +376,5 @@ def command_line() -> str:
     """The command that this process was started with, or the interpreter's name for a session."""
     if not sys.argv or not sys.argv[0]:
         return "Python session"
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    script = Path(sys.argv[0]).name
+    return shlex.join([*(["python"] if script.endswith(".py") else []), script, *sys.argv[1:]])

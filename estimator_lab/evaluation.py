@@ -1,7 +1,7 @@
 """A record held against a truth: what was measured becomes what was found."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +17,7 @@ from estimator_lab.record import Record
 from estimator_lab.statistics import Estimate, Group, GroupVerdict, Looks, describe, verdict
 from estimator_lab.statistics.bias import truth_norm
 from estimator_lab.statistics.exact import describe_exact, judge_exact
+from estimator_lab.statistics.group import carrying
 from estimator_lab.statistics.spread import scores, variances
 from estimator_lab.statistics.units import discoveries
 from estimator_lab.truth import Truth
@@ -32,11 +33,12 @@ def group_of(record: Record, truth: Truth, key: Key) -> Group:
     columns = _contiguous(record.layout.columns(key))
     batches, moments = record.means, record.moments[columns]
     target = np.concatenate([truth.mean[k].ravel() for k in record.layout.groups[key]])
-    noisy = None
+    noisy, carried = None, math.inf
     if truth.record is not None:
         spans = truth.record.layout.spans
         own = np.concatenate([np.arange(spans[k].start, spans[k].stop) for k in record.layout.groups[key]])
-        noisy = truth.record.means[:, _contiguous(own)]
+        noisy, spread = truth.record.means[:, _contiguous(own)], truth.record.moments[_contiguous(own)]
+        carried = carrying(truth.record.replicates, spread.variance, spread.kurtosis)
     return Group(
         batches=batches[:, columns],
         size=record.batch_size,
@@ -50,6 +52,7 @@ def group_of(record: Record, truth: Truth, key: Key) -> Group:
         resolution=EPSILON[record.plan.dtype],
         random=record.random and not record.dead.issuperset(record.layout.groups[key]),
         loss=record.loss,
+        truth_sample=carried,
     )
 
 
@@ -72,9 +75,19 @@ def groups_of(
     return groups
 
 
-def under_test(record: Record, truth: Truth) -> dict[str, Group]:
-    """The groups that share the false-alarm rate, by "kind name": sites and layers, or else single tensors."""
-    found = groups_of(record, truth, ("unit", "layer")) or groups_of(record, truth, ("weight",))
+def under_test(record: Record, truth: Truth, names: Iterable[str] = ()) -> dict[str, Group]:
+    """The groups that share the false-alarm rate, by "kind name": sites and layers, or else single tensors.
+
+    Args:
+        record: the draws.
+        truth: what they are held against.
+        names: of the groups at an earlier look, which stay the same.
+    """
+    keys = [(kind, rest) for kind, _, rest in (name.partition(" ") for name in names)]
+    if keys:
+        found = {key: group_of(record, truth, key) for key in keys}
+    else:
+        found = groups_of(record, truth, ("unit", "layer")) or groups_of(record, truth, ("weight",))
     return {" ".join(key): group for key, group in found.items()}
 
 
@@ -114,8 +127,8 @@ def find(
         MeasurementError: the replicates are not independent.
     """
     groups = groups_of(record, truth)
-    kinds = {"unit", "layer"} if any(key[0] in ("unit", "layer") for key in groups) else {"weight"}
-    own = {" ".join(key): group for key, group in groups.items() if key[0] in kinds}
+    own = under_test(record, truth, looks.taken[0] if looks else ())
+    groups |= {key: group for key in groups for group in [own.get(" ".join(key))] if group}  # with what they know
     total_key = next(k for k in groups if k[0] == "total")
     check_independence(record, groups[total_key])
     share = alpha / pairs
@@ -266,7 +279,7 @@ def check_independence(record: Record, group: Group) -> None:
     """
     count = len(group.batches)
     drawn = float(group.variance.sum())
-    if count < 8 or drawn <= 0 or group.deterministic or group.effective_sample < 100:
+    if count < 8 or drawn <= 0 or group.still or group.effective_sample < 100:
         return
     ratio = float(group.batches.var(0, ddof=1).sum()) * group.size / drawn
     low, high = (float(stats.chi2.ppf(q, count - 1)) / (count - 1) for q in (5e-10, 1 - 5e-10))

@@ -32,7 +32,7 @@ ROWS = 2**8
 CHUNK_FLOATS = 2**21
 """Numbers in the vectors of one chunk of the grid."""
 
-PLACES = 2**12
+PLACES = 2**14
 """Points, at least, at which an estimator is seen to be constant between its jumps."""
 
 RULES = (3, 12, 32, 64)
@@ -143,6 +143,7 @@ class Expectation:
         reference: gradient that the scalars were taken against, flat, or None.
         resolution: relative rounding of the dtype of the draws.
         loss: typical absolute value of the loss.
+        top: largest absolute value that each column can have, where the outcomes are finitely many; else None.
     """
 
     moments: Moments
@@ -154,6 +155,14 @@ class Expectation:
     reference: Array | None
     resolution: float
     loss: float
+    top: Array | None = None
+
+    def allows(self, largest: Array) -> bool:
+        """Whether draws with these largest squared errors ``[M, groups]`` may have come from what was summed."""
+        if self.top is None or self.reference is None or not largest.size:
+            return True
+        limits = [self.top[self.layout.scalar_columns(group)["square"]] for group in self.layout.groups]
+        return bool((largest[0] <= np.array(limits) + 1e-20).all())
 
     def scalars(self, group: Key) -> dict[str, float]:
         """Expected scalars of a group by name, nan where not known; none without a reference."""
@@ -215,11 +224,11 @@ def expectation(measurement: Measurement, limit: int = LIMIT) -> Expectation | N
 
     - Constant between jumps. One node per piece gives the exact law, provided that the draw is the same on the whole
       piece. Each point of the grid is drawn again with every number elsewhere on its piece, a quarter of the time at
-      either end, at 4096 points or more; every gradient must be the same to 64 eps of its largest value and 4 eps of
+      either end, at 16384 points or more; every gradient must be the same to 64 eps of its largest value and 4 eps of
       the loss. This compares draws and not sums, so that nothing can cancel. A draw that is a polynomial of low degree
       in its numbers would have to return to its value in the middle at the same time on every piece, for many places
       that have nothing in common: a linear one cannot even once per number. One that jumps where nobody said, once on
-      a piece, takes different values at its ends. What cannot be seen is a difference on less than some 1/4096 of all
+      a piece, takes different values at its ends. What cannot be seen is a difference on less than some 1/16384 of all
       outcomes that touches no end of a piece.
     - Smooth, such as Gaussian draws, or ARM, which is linear on pieces. Two rules that share no node, of 3, 12, 32 or
       64 nodes (normal numbers: against 3/4 as many; uniform ones: Gauss-Legendre against Gauss-Lobatto, whose end
@@ -242,7 +251,7 @@ def expectation(measurement: Measurement, limit: int = LIMIT) -> Expectation | N
         measurement: prepared; not changed.
         limit: points of the largest grid.
 
-    Cost: twice as many draws as points, at least 4096; quadratures 17408 more, for their sections. 10 us a
+    Cost: twice as many draws as points, at least 16384; quadratures 17408 more, for their sections. 10 us a
     point on 16 bits; a few ms where the grid is too large; up to 1 s where two large quadratures do not agree.
     """
     chain = measurement.source
@@ -314,7 +323,11 @@ def _rows(measurement: Measurement, chain: Chain, rule: ProductRule, count: int)
 
 def _draw(chain: Chain, rule: Noise, count: int) -> dict[Key, Tensor]:
     with forked(derive_seed("expectation")):
-        return chain.draw(count, rule)
+        before = torch.get_rng_state()
+        draws = chain.draw(count, rule)
+        if not torch.equal(before, torch.get_rng_state()):
+            raise _Unsettled  # torch's global stream is no part of the rule
+    return draws
 
 
 def _finite(measurement: Measurement, draws: dict[Key, Tensor], rule: ProductRule, scalars: bool) -> Tensor:
@@ -327,6 +340,22 @@ def _finite(measurement: Measurement, draws: dict[Key, Tensor], rule: ProductRul
     if not torch.isfinite(x).all():
         raise _Unsettled
     return x
+
+
+def _refuse_infinite(measurement: Measurement, draws: dict[Key, Tensor], weight: Tensor) -> None:
+    """An outcome of positive probability whose gradient is not finite has no expectation, however rare it is.
+
+    Raises:
+        MeasurementError: there is one; says how likely.
+    """
+    for key, tensor in draws.items():
+        wrong = ~torch.isfinite(tensor.reshape(len(tensor), -1)).all(1).cpu() & (weight > 0)
+        if wrong.any():
+            raise MeasurementError(
+                f"{measurement.plan.estimator} on {measurement.plan.problem}: numbers of the gradient {key} are NaN or "
+                f"infinite on outcomes that have a probability of {float(weight[wrong].sum()):.2g} or more; "
+                "look for saturated probabilities, log(0) or a division by zero there"
+            )
 
 
 def _chunk_rows(measurement: Measurement, chain: Chain) -> int:
@@ -362,7 +391,10 @@ def _constant(measurement: Measurement, chain: Chain, learn: ProductRule) -> Exp
     few = ROWS if copies == 1 else 0
     bounds = [*_chunks(few, ROWS), *((few + a, few + b) for a, b in _chunks(total - few, rows))]
     for start, stop in bounds:
-        x, weight = _rows(measurement, chain, ProductRule(1, sizes, start, stop), stop - start)
+        rule = ProductRule(1, sizes, start, stop)
+        draws = _draw(chain, rule, stop - start)
+        _refuse_infinite(measurement, draws, rule.weight)
+        x, weight = _finite(measurement, draws, rule, True), rule.weight
         found.top = found.top.to(x.device)
         found.add(x, weight)
         tolerance = FLOOR * eps * _scale(layout, x.abs().amax(0), measurement.reference, loss)
@@ -397,6 +429,7 @@ def _constant(measurement: Measurement, chain: Chain, learn: ProductRule) -> Exp
         measurement.reference,
         eps,
         loss,
+        found.top.cpu().numpy() * (1 + 1e-6),
     )
 
 

@@ -147,7 +147,7 @@ class Finding:
         curves: convergence by site and "total".
         losses: loss evaluations per replicate.
         backwards: differentiated loss evaluations per replicate.
-        seconds: per replicate.
+        seconds: per replicate, of blocks of 2048 where memory allows.
         notes: what the run had to say.
     """
 

@@ -25,6 +25,9 @@ BLOCK_FLOATS = 2**22
 
 LARGEST_BLOCK = 2**13
 
+PACE = 2**11
+"""Draws that are timed."""
+
 FIT = 2**14
 """Draws on which the learned parts of an estimator are fitted."""
 
@@ -169,6 +172,17 @@ class Measurement:
         assert record is not None
         self._check_own_numbers(record)
         return record
+
+    def pace(self) -> float:
+        """Seconds per replicate, of a warm block of at most 2048: small blocks are mostly overhead."""
+        size, seconds = min(self.plan.largest, PACE), math.inf
+        for index in range(2):
+            seed = self.plan.block_seed(-1 - index)
+            with forked(seed):
+                began = time.perf_counter()
+                self.source.draw(size, MonteCarlo(seed, device=self.device))
+                seconds = min(seconds, time.perf_counter() - began)
+        return seconds / size
 
     def _check_own_numbers(self, record: Record) -> None:
         """All replicates equal, although numbers are drawn, may mean that they share one: then single draws differ.

@@ -4,7 +4,7 @@ import datetime
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from estimator_lab.budget import Budget
 from estimator_lab.diagnosis import Diagnosis, command_line, environment, ratios
@@ -41,6 +41,13 @@ class Terms:
     pairs: int = 1
     exact: bool = True
 
+    def __post_init__(self) -> None:
+        """Refuses levels that mean nothing."""
+        if not (self.margin > 0 and 0 < self.alpha < 1):
+            raise UsageError(
+                f"margin is positive and alpha between 0 and 1; found margin={self.margin}, alpha={self.alpha}"
+            )
+
     @property
     def share(self) -> float:
         """False-alarm rate of one pair."""
@@ -63,16 +70,17 @@ class Terms:
         looks, record = Looks(len(sizes)), None
         for size in sizes:
             record = measurement.extend(record, size, steps, deadline)
+            known = known if known and known.allows(record.largest) else None  # a draw that no outcome explains
             if known:
                 settled = size >= SHOWN
             else:
-                groups = under_test(record, truth)
+                groups = under_test(record, truth, looks.taken[0] if looks.taken else ())
                 looks = looks.take(groups, self.margin, self.share)
                 settled = self._settled(groups, looks)
             if record.replicates < size or (settled and self.budget.early):
                 break
         assert record is not None
-        return find(
+        found = find(
             record,
             truth,
             labels=(problem, estimator.label),
@@ -85,6 +93,11 @@ class Terms:
             planned=sizes[-1],
             expectation=known,
         )
+        aim = self.budget.precision
+        if aim is None or known or self._settled(groups, looks):
+            return found
+        note = f"the precision was not reached: a bias of {aim:g} of the gradient might have been missed; draw more"
+        return replace(found, notes=(*found.notes, note))
 
     def _settled(self, groups: Mapping[str, Group], looks: Looks) -> bool:
         """Whether every verdict is settled, or the precision reached."""
@@ -94,11 +107,11 @@ class Terms:
         return all(g.exact or detectable(g, level, POWER) <= self.budget.precision for g in groups.values())
 
 
-def _examine_sampler(sampler: GradientSampler, terms: Terms, progress: Progress | None) -> Finding:
+def _examine_sampler(
+    sampler: GradientSampler, terms: Terms, truth_replicates: int, progress: Progress | None
+) -> Finding:
     if isinstance(sampler.truth, GradientSampler):
-        measurement = prepare_sampler(sampler, seed=terms.seed)
-        most = terms.budget.looks(measurement.default_replicates)[-1]
-        truth = Truth.sampled(sampler.truth, 4 * most, terms.seed)
+        truth = Truth.sampled(sampler.truth, truth_replicates, terms.seed)
     else:
         truth = Truth.given({("weight", k): v.detach().cpu().double().numpy() for k, v in sampler.truth.items()})
     measurement = prepare_sampler(sampler, seed=terms.seed, reference=truth.mean)
@@ -149,7 +162,8 @@ def diagnose(
     if isinstance(estimator, GradientSampler):
         if on is not None or truth is not None:
             raise UsageError(f"{estimator!r} brings its own problem and truth; leave `on` and `truth` out")
-        found = _examine_sampler(estimator, Terms(seed, _budget(budget, True), margin, alpha), progress)
+        terms = Terms(seed, _budget(budget, True), margin, alpha)
+        found = _examine_sampler(estimator, terms, truth_replicates, progress)
         return gather([found], estimator.label, margin=margin, alpha=alpha)
     return compare(
         [estimator],
@@ -223,8 +237,7 @@ def compare(
     for given in (*estimators, *problems):
         if isinstance(given, type):
             raise UsageError(f"{given.__name__} is a class; pass an object of it, such as {given.__name__}()")
-    if not (margin > 0 and 0 < alpha < 1):
-        raise UsageError(f"margin is positive and alpha between 0 and 1; found margin={margin}, alpha={alpha}")
+    terms = Terms(seed, _budget(budget, False), margin, alpha, exact=exact)
     refusals = [[misfit(e, p) for p in problems] for e in estimators]
     skipped: list[str] = []
     for row in refusals:
@@ -238,7 +251,7 @@ def compare(
     name = title or (
         f"Diagnosis of {measured[0].label}" if len(measured) == 1 else f"{len(measured)} estimators compared"
     )
-    terms = Terms(seed, _budget(budget, False), margin, alpha, count, exact)
+    terms = replace(terms, pairs=count)
     end = time.monotonic() + (terms.budget.seconds or math.inf)
     findings: list[Finding] = []
 
@@ -259,7 +272,8 @@ def compare(
                 measurement = prepare(problem, e, seed=seed, wrt=wrt, reference=against.mean)
                 now = time.monotonic()
                 deadline = now + (end - now) / (count - len(findings))
-                findings.append(terms.find(measurement, against, e, problem.label, deadline, progress))
+                found = terms.find(measurement, against, e, problem.label, deadline, progress)
+                findings.append(replace(found, seconds=measurement.pace()))
     except BaseException:
         if keep and findings:
             keep(gathered())

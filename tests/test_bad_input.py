@@ -236,7 +236,11 @@ def test_an_error_without_a_line_of_the_users_is_one_line(fails):
 @pytest.mark.parametrize("bad", ["nan", "inf"])
 def test_gradients_that_are_not_finite(fails, bad):
     Path("mine.py").write_text(surrogate(*SCORE, f"return loss + site.score(b, loss * float('{bad}'))"))
-    fails(4, small("mine.py"), "Mine() on OneBit", "of the gradient ('unit', 'x')", "first at replicate", "log(0)")
+    fails(
+        4, small("mine.py"), "Mine() on OneBit", "of the gradient ('unit', 'x')", "probability of 1 or more", "log(0)"
+    )
+    sampled = [*small("mine.py"), "--sampled"]
+    fails(4, sampled, "Mine() on OneBit", "of the gradient ('unit', 'x')", "first at replicate", "log(0)")
 
 
 MIXED = {

@@ -11,7 +11,7 @@ import pytest
 
 import estimator_lab as lab
 from estimator_lab import cli
-from estimator_lab.cli import main
+from estimator_lab.cli import _Progress, main
 from estimator_lab.diagnosis import Diagnosis
 
 SCRIPT = Path(sys.executable).with_name("estimator-lab")
@@ -197,9 +197,12 @@ def test_same_seed_same_result():
 
 # ---------------------------------------------------------------------- what is printed
 def test_progress_is_a_plain_line_where_no_terminal_is(capsys):
-    main(small("Reinforce"))
-    err = capsys.readouterr().err
-    assert "REINFORCE on one bit: " in err and err.rstrip().endswith(" replicates") and "\x1b" not in err
+    with _Progress("truth") as progress:
+        progress.update("REINFORCE on one bit", 32, 512)
+        assert capsys.readouterr().err == ""  # not at once
+        progress._said -= 6
+        progress.update("REINFORCE on one bit", 64, 512)
+    assert capsys.readouterr().err == "REINFORCE on one bit: 64 of 512 replicates\n"
 
 
 def test_names_are_not_read_as_markup(capsys):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from estimator_lab.chain import Chain
-from estimator_lab.errors import UsageError
+from estimator_lab.errors import MeasurementError, UsageError
 from estimator_lab.estimator import Estimator
 from estimator_lab.estimators import (
     ARM,
@@ -453,7 +453,8 @@ def test_values_that_are_not_finite_are_refused():
 
     measurement = ready(QuadraticForm(), Reinforce())
     chain = Chain(QuadraticForm(), Custom(sampled, added), measurement.source.wrt)
-    assert expectation(dataclasses.replace(measurement, source=chain)) is None
+    with pytest.raises(MeasurementError, match=r"NaN or infinite on outcomes that have a probability of 0\.93"):
+        expectation(dataclasses.replace(measurement, source=chain))
 
 
 def test_saturated_bits_have_one_outcome():

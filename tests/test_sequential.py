@@ -51,6 +51,8 @@ def test_every_look_is_at_the_end_of_a_block(power, look):
         (lab.Budget(), [256, 512, 1024]),
         (lab.Budget(3000), [256, 512, 1024, 2048, 3000]),
         (lab.Budget(2048), [256, 512, 1024, 2048]),
+        (lab.Budget(2**16), [2**12, 2**13, 2**14, 2**15, 2**16]),
+        (lab.Budget(70000), [4375, 8750, 17500, 35000, 70000]),
         (lab.Budget(257), [256, 257]),
         (lab.Budget(256), [256]),
         (lab.Budget(5), [5]),
@@ -102,12 +104,31 @@ def test_looks_share_alpha(sampled):
 
 
 def test_what_is_settled_stays_and_p_is_the_smallest(sampled):
+    small, groups = sampled
+    (name,) = groups
+    looks = dataclasses.replace(Looks(5), taken=({name: Look(1e-3, "unbiased within")},)).take(small, 0.05, 0.01)
+    found = verdict(small, looks=looks).groups[name]
+    assert found.word == "unbiased within" and found.high > 0.05 and found.p <= 5e-3
+
+
+def test_the_last_look_may_take_back_what_was_settled(sampled):
+    """By an interval on the other side of the margin, or by few draws that carry the error."""
+    _, groups = sampled
+    ((name, group),) = groups.items()
+
+    def settled(word, group):
+        looks = dataclasses.replace(Looks(5), taken=({name: Look(1.0, word)},)).take({name: group}, 0.05, 0.01)
+        return verdict({name: group}, looks=looks).groups[name].word
+
+    off = dataclasses.replace(group, batches=group.batches + 0.5 * group.truth)
+    assert settled("biased beyond", group) == "undecided" and settled("unbiased within", off) == "biased"
+    rare = dataclasses.replace(group, kurtosis=np.full(group.dimension, group.replicates / 10.0))
+    assert settled("unbiased within", rare) == "undecided"
+
+
+def test_what_is_significant_stays_so(sampled):
     _, groups = sampled
     (name,) = groups
-    for word, p in (("unbiased within", 0.5), ("biased beyond", 1e-9)):
-        looks = dataclasses.replace(Looks(5), taken=({name: Look(p, word)},)).take(groups, 0.05, 0.01)
-        found = verdict(groups, looks=looks).groups[name]
-        assert found.word == word and found.p <= 5 * p
     early = dataclasses.replace(Looks(5), taken=({name: Look(1e-5, "")},)).take(groups, 1e-9, 0.01)
     assert verdict(groups, 1e-9, looks=early).groups[name].word == "biased"
 
@@ -134,7 +155,7 @@ def test_both_ends_of_the_interval_are_the_two_decisions(sampled, bias, margin):
 def test_draws_stop_when_all_is_settled():
     found = lab.diagnose(LeaveOneOut(4), on=QuadraticForm(), budget=2**16, exact=False).findings[0]
     assert found.verdict == "unbiased within" and found.replicates < found.planned == 2**16
-    assert found.replicates == 256 << (found.looks - 1) and found.looks_planned == 9
+    assert found.replicates == 4096 << (found.looks - 1) and found.looks_planned == 5
 
 
 def test_a_fixed_size_is_drawn_in_full():
@@ -146,18 +167,20 @@ def test_a_fixed_size_is_drawn_in_full():
 
 def test_a_wider_margin_needs_fewer_draws():
     def drawn(margin):
-        found = lab.diagnose(DisARM(), on=QuadraticForm(), margin=margin, budget=2**18, exact=False)
+        found = lab.diagnose(DisARM(), on=QuadraticForm(), margin=margin, budget=2**16, exact=False)
         return found.findings[0].replicates
 
-    assert drawn(0.5) < drawn(0.2) < drawn(0.05)
+    assert drawn(0.5) <= drawn(0.1) < drawn(0.05)
 
 
 def test_a_precision_is_reached():
-    budget = lab.Budget(2**18, precision=0.1)
+    budget = lab.Budget(2**18, precision=0.05)
     found = lab.diagnose(DisARM(), on=QuadraticForm(), budget=budget, exact=False).findings[0]
-    assert all(r.detectable <= 0.1 for r in found.rows if r.tested) and found.replicates < 2**18
+    assert all(r.detectable <= 0.05 for r in found.rows if r.tested) and found.replicates < 2**18
     coarser = lab.diagnose(DisARM(), on=QuadraticForm(), budget=lab.Budget(2**18, precision=0.4), exact=False)
-    assert coarser.findings[0].replicates < found.replicates
+    assert coarser.findings[0].replicates < found.replicates and not found.notes
+    missed = lab.diagnose(DisARM(), on=QuadraticForm(), budget=lab.Budget(2**12, precision=1e-3), exact=False)
+    assert "precision was not reached" in missed.findings[0].notes[0]
 
 
 def test_a_time_ends_a_study():
@@ -241,7 +264,8 @@ def test_ratios_of_what_is_known():
 def test_ratios_are_paired_where_draws_are_equally_many():
     found = lab.compare([Reinforce(), LeaveOneOut(2)], on=TwoLayer(), budget=2**12, exact=False)
     assert all(r.paired for r in found.ratios)
-    other = lab.compare([Reinforce(), LeaveOneOut(2)], on=TwoLayer(), budget=lab.Budget(2**16), margin=0.3, exact=False)
+    early = lab.Budget(2**15)
+    other = lab.compare([Reinforce(), LeaveOneOut(2)], on=TwoLayer(), budget=early, margin=0.25, exact=False)
     drawn = {f.replicates for f in other.findings}
     assert len(drawn) == 2 and not any(r.paired for r in other.ratios)
 
@@ -278,15 +302,15 @@ def test_the_ledger_adds_up():
     found = lab.compare([Reinforce(), StraightThrough()], on=[QuadraticForm(), OneBit()], budget=512, exact=False)
     rates = [e.rate for e in found.ledger]
     groups = max(sum(r.tested for r in f.rows) for f in found.findings)
-    assert rates[:4] == pytest.approx([0.01, 0.01 / 4, 0.01 / 4, 0.01 / 4 / groups])
-    assert rates[4:] == pytest.approx([0.01, 0.01, 0.05, 0.05])
+    assert groups == 1 and rates[:4] == pytest.approx([0.01, 0.01 / 4, 0.01, 0.01])
+    assert rates[4:] in ([0.05], [0.05, 0.05])
     early = lab.diagnose(DisARM(), on=QuadraticForm(), exact=False)
-    assert early.ledger[1].rate == pytest.approx(0.01 / 9) and f"{early.findings[0].looks} taken" in early.ledger[1].how
+    assert early.ledger[1].rate == pytest.approx(0.01 / 5) and f"{early.findings[0].looks} taken" in early.ledger[1].how
 
 
 def test_nothing_is_spent_on_what_is_known():
     ledger = lab.diagnose(DisARM(), on=QuadraticForm()).ledger
-    assert ledger[0].rate == 0.0 and len(ledger) == 2
+    assert [e.rate for e in ledger] == [0.0]
 
 
 def test_the_command_line_prints_it(capsys):
@@ -306,3 +330,89 @@ def test_float32_draws_are_judged_too():
     problem = lab.Objective(lab.Bernoulli(), theta, lambda b: (b @ torch.tensor([1.0, -2.0, 0.5]) - 0.4) ** 2)
     assert lab.diagnose(DisARM(), on=problem).verdict == "exact"
     assert lab.diagnose(DisARM(), on=problem, exact=False).verdict == "unbiased within"
+
+
+# ---------------------------------------------------------------------- what has not been drawn
+@pytest.mark.parametrize("temperature", [0.1, 0.5])
+@pytest.mark.parametrize("logit", [-7.0, -9.2, -13.8])
+def test_draws_at_one_place_off_the_truth_violate_nothing(logit, temperature):
+    """Most draws sit at zero: all err alike about the truth, but few carry the variance."""
+    for seed in range(4):
+        found = lab.diagnose(
+            lab.estimators.Rebar(temperature), on=OneBit(logit=logit), budget=2**14, exact=False, seed=seed
+        )
+        assert found.status == "inconclusive"
+
+
+def test_random_draws_that_are_all_alike_are_drawn_to_the_end():
+    found = lab.diagnose(LocalExpectation(), on=lab.problems.Additive(), budget=2**12, exact=False).findings[0]
+    assert found.verdict == "exact" and found.replicates == 2**12
+
+
+def test_without_random_numbers_no_draw_is_missing():
+    """Decided against an estimated truth, after one block."""
+    problem = TwoLayer()
+    truth = Truth.estimated(problem, LeaveOneOut(4), 2**14)
+    found = lab.diagnose(MeanField(), on=problem, truth=truth).findings[0]
+    assert found.verdict == "biased" and found.replicates == 32
+
+
+def test_rare_events_in_the_truth_are_gated(sampled):
+    _, groups = sampled
+    (group,) = groups.values()
+    assert group.decidable and not dataclasses.replace(group, truth_sample=20.0).decidable
+    truth = Truth.estimated(OneBit(logit=-6.0), Reinforce(), 2048)  # five events or so
+    assert lab.diagnose(LocalExpectation(), on=OneBit(logit=-6.0), truth=truth).status == "inconclusive"
+
+
+def test_an_outcome_without_a_number_is_told_however_rare():
+    class Rare(Reinforce):
+        """Divides by zero where all bits are one."""
+
+        def surrogate(self, site, downstream):
+            value = site.sample()
+            loss = downstream(value)
+            return loss + site.score(value, loss / (1 - value.prod(-1)))
+
+    logits = torch.tensor([-5.0, -5.5, -5.0], dtype=torch.float64)
+    problem = lab.Objective(lab.Bernoulli(), logits, lambda b: (b.sum(-1) - 0.4) ** 2)
+    with pytest.raises(lab.MeasurementError, match=r"probability of 1\.8e-07 or more"):
+        lab.diagnose(Rare(), on=problem)
+
+
+def test_a_draw_that_no_outcome_explains_is_not_called_exact():
+    class Window(Reinforce):
+        """Adds something large in a window of its random number that it announces to nobody."""
+
+        def surrogate(self, site, downstream):
+            u = site.uniform()
+            value = (u < site.mean.detach()).to(u.dtype)
+            loss = downstream(value)
+            extra = torch.where((u > 0.45) & (u < 0.4505), 2000.0, 0.0).sum(-1)
+            return loss + site.score(value, loss + extra)
+
+    found = lab.diagnose(Window(), on=OneBit())
+    assert not found.findings[0].exact and found.status != "sound"
+
+
+def test_the_groups_under_test_stay_those_of_the_first_look():
+    """Site and layer hold the same numbers until an event makes them differ."""
+    theta = torch.tensor([-6.0, -0.5], dtype=torch.float64)
+    problem = lab.Objective(lab.Bernoulli(), theta, lambda b: (b.sum(-1) - 0.3).square())
+    for seed in range(5):
+        assert lab.diagnose(Reinforce(), on=problem, budget=2**13, exact=False, seed=seed).findings[0].rows
+
+
+def test_a_sampled_truth_has_its_own_number_of_draws():
+    calls = [0, 0]
+
+    def noisy(index):
+        def draw():
+            calls[index] += 1
+            return {"w": torch.randn(2) + 1}
+
+        return draw
+
+    sampler = lab.GradientSampler(noisy(0), truth=lab.GradientSampler(noisy(1), truth={"w": torch.ones(2)}))
+    lab.diagnose(sampler, budget=512, truth_replicates=1024)
+    assert calls[1] <= 1030

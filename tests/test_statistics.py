@@ -43,7 +43,7 @@ def most(trials: int, rate: float) -> int:
 
 
 def collect(
-    x: Array, truth: Array, batches: int = 32, noisy: Array | None = None, eps: float = EPS, random: bool = False
+    x: Array, truth: Array, batches: int = 32, noisy: Array | None = None, eps: float = EPS, random: bool | None = None
 ) -> Group:
     """The group of draws x [R, d], written naively."""
     r, d = x.shape
@@ -79,7 +79,7 @@ def collect(
         scalars={name: reduce(values) for name, values in scalars.items()},
         largest=np.sort(square)[::-1][:LARGEST],
         resolution=eps,
-        random=random,
+        random=bool(np.ptp(x, axis=0).any()) if random is None else random,
     )
 
 

@@ -43,6 +43,7 @@ def build(diagnosis: Diagnosis) -> Pages:
     s = Story(diagnosis)
     chapters = [c for c in CHAPTERS if c.many in (None, s.many)] if s.findings else []
     data = {
+        "kind": "diagnosis",
         "title": diagnosis.title,
         "subtitle": _subtitle(s) if s.findings else "",
         "date": diagnosis.created[:10],
@@ -55,6 +56,7 @@ def build(diagnosis: Diagnosis) -> Pages:
         "margin": percent(s.margin),
         "alpha": rounded(s.alpha),
         "gate": f"{GATE:.0f}",
+        "all-title": "Results for every group",
         "all": every_group(s) if s.findings else None,
         "notes": _notes(s),
         "environment": [[k, v] for k, v in diagnosis.environment.items()],

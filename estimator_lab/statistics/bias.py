@@ -182,8 +182,8 @@ def detectable(group: Group, alpha: float, power: float) -> float:
     The debiased square U has mean `beta^2` and variance `4 beta^2 rho + 2 tr Omega^2`. Without a bias it is significant
     above `a = c (chi2_{v, 1-alpha} - v)`, `c = tr Omega^3 / tr Omega^2`, `v = (tr Omega^2)^3 / (tr Omega^3)^2`. The
     sign-flip test takes its scale from the products of the batches, `<D_k, D_l>^2`, to which a bias adds: a grows by
-    the root of `1 + 2 beta^2 rho / (K tr Omega^2) + beta^4 / (K^2 tr Omega^2)`. The power is that of a t law, whose K - 1
-    degrees of freedom are those of the variances (R - 1 for a single coordinate, where t is also the test).
+    the root of `1 + 2 beta^2 rho / (K tr Omega^2) + beta^4 / (K^2 tr Omega^2)`. The power is that of a t law, whose
+    K - 1 degrees of freedom are those of the variances (R - 1 for a single coordinate, where t is also the test).
     nan when the group is not decidable or `||g||` is 0; the floor when it has no noise.
     """
     if not group.decidable or not (norm := truth_norm(group)) > 0:

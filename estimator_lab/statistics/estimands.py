@@ -1,7 +1,5 @@
 """Every statistic of a group, each with its interval."""
 
-from dataclasses import replace
-
 import numpy as np
 from scipy import special
 
@@ -169,23 +167,30 @@ def _moments(group: Group, level: float) -> dict[str, Estimate]:
     noise = jackknife.square(pairing.noise) - jackknife.product(pairing.noise)
     about, miss = jackknife.mean(pairing.scalars["square"]), jackknife.square(pairing.error)
     mse = about + jackknife.square(pairing.difference.matrix) - miss - noise
+    variance = jackknife.interval(trace, level, log=True)
     return {
-        "variance": jackknife.interval(trace, level, log=True),
+        "variance": variance,
         "mse": jackknife.interval(mse, level, log=True),
-        "snr": _signal(group, trace, level),
+        "snr": _signal(group, variance, level),
     }
 
 
-def _signal(group: Group, trace: Array, level: float) -> Estimate:
-    """`||mu||^2 / tr Sigma`: jackknife; where the mean may be 0, from 0 to the end of rule B for it."""
+def _signal(group: Group, variance: Estimate, level: float) -> Estimate:
+    """`||mu||^2 / tr Sigma`: rule B for the norm and the interval of the variance, in quadrature on the log scale.
+
+    From 0 where the mean may be 0. A jackknife of the ratio covers 77 to 92 % where the mean is hardly resolved.
+    """
     gram = group.pairing.estimate
-    found = jackknife.interval(jackknife.product(gram.matrix) / trace, level)
-    if gram.batches < FEWEST_BATCHES:
-        return found
+    square = max(float(gram.debiased), 0.0)
+    value = float(np.float64(square) / variance.value)
+    if gram.batches < FEWEST_BATCHES or not variance.value > 0:
+        return _valued(value)
     low, high = norm_interval(gram, (1 - level) / 2, (1 - level) / 2)
-    if low == 0:
-        return Estimate(max(found.value, 0.0), 0.0, high**2 / float(trace[0]))
-    return replace(found, value=max(found.value, 0.0), low=max(found.low, 0.0))
+    if low == 0 or square == 0:
+        return Estimate(value, 0.0, high**2 / variance.value)
+    down = np.hypot(np.log(square / low**2), np.log(variance.high / variance.value))
+    up = np.hypot(np.log(high**2 / square), np.log(variance.value / variance.low))
+    return Estimate(value, float(value * np.exp(-down)), float(value * np.exp(up)))
 
 
 def _shape(group: Group, level: float) -> dict[str, Estimate]:

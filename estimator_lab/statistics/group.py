@@ -55,6 +55,7 @@ class Group:
         largest: [M] the largest squared errors `||x - g||^2` of single draws, descending; all of them where R <= M.
         resolution: relative rounding of the dtype that drew the estimate.
         random: whether the estimator drew random numbers.
+        truth_sample: how many draws carry the error of a Monte Carlo truth; inf where that is exact.
         loss: typical absolute value of the loss, 0 if not known.
 
     Raises:
@@ -73,6 +74,7 @@ class Group:
     resolution: float
     random: bool = False
     loss: float = 0.0
+    truth_sample: float = np.inf
 
     def __post_init__(self) -> None:
         """Check shapes and finiteness once, so that no statistic has to."""
@@ -138,11 +140,15 @@ class Group:
         return float(np.linalg.norm(self.coordinate_floor))
 
     @cached_property
+    def still(self) -> bool:
+        """All R draws are alike up to rounding."""
+        return bool((np.sqrt(self.variance) <= self.coordinate_floor).all())
+
+    @cached_property
     def constant(self) -> bool:
         """All R draws, and the truth, are constant up to rounding."""
         floor = self.coordinate_floor
-        still = self.truth_batches is None or bool((np.ptp(self.truth_batches, axis=0) <= floor).all())
-        return still and bool((np.sqrt(self.variance) <= floor).all())
+        return self.still and (self.truth_batches is None or bool((np.ptp(self.truth_batches, axis=0) <= floor).all()))
 
     @cached_property
     def agrees(self) -> bool:
@@ -167,10 +173,20 @@ class Group:
     def effective_sample(self) -> float:
         """n_eff = `R (E q)^2 / E q^2` with `q = ||x - g||^2`: how many draws carry the squared error.
 
-        R when all draws err alike, 1 when a single one does.
+        R when all draws err alike, 1 when a single one does. inf where no random number was drawn.
         """
+        if not self.random:
+            return np.inf
         square, fourth = float(self.scalars["square"].mean()), float(self.scalars["fourth"].mean())
         return self.replicates * square**2 / fourth if fourth > 0 else float(self.replicates)
+
+    @cached_property
+    def central_sample(self) -> float:
+        """How many draws carry the variance, see `carrying`; inf where no random number was drawn.
+
+        About the mean and not the truth: draws that nearly all sit at one place, off the truth, all err alike.
+        """
+        return carrying(self.replicates, self.variance, self.kurtosis) if self.random else np.inf
 
     @cached_property
     def tail(self) -> float:
@@ -192,9 +208,21 @@ class Group:
     def decidable(self) -> bool:
         """Whether tests and intervals may lead to a claim.
 
-        Needs 8 paired batches, n_eff >= 30 (several coordinates: 100) and a variance that can be estimated: else a few
-        rare draws carry the error, and batch means are neither symmetric nor nearly normal. A deterministic group needs
-        none of these; constant draws of a random estimator that are off the truth never decide.
+        Needs 8 paired batches, n_eff >= 30 (several coordinates: 100), 30 draws that carry the variance, as many of the
+        truth, and a variance that can be estimated: else a few rare draws carry the error, and batch means are neither
+        symmetric nor nearly normal. A deterministic group needs none of these; constant draws of a random estimator
+        that are off the truth never decide.
         """
-        enough = self.pairing.batches >= FEWEST_BATCHES and self.effective_sample >= self.gate
+        carried = min(self.central_sample, self.truth_sample) >= GATE and self.effective_sample >= self.gate
+        enough = self.pairing.batches >= FEWEST_BATCHES and carried
         return self.deterministic or (enough and not self.constant and not self.heavy)
+
+
+def carrying(draws: int, variance: Array, kurtosis: Array) -> float:
+    """How many of R draws carry the variance: a lower bound for `R (E q)^2 / E q^2`, `q = ||x - E x||^2`.
+
+    By Minkowski's inequality `E q^2 <= (sum_j sqrt(E (x_j - E x_j)^4))^2`, so that it is at least
+    `R (sum_j v_j)^2 / (sum_j v_j sqrt(kurtosis_j))^2`; equal in one dimension. R where nothing varies.
+    """
+    total = float(variance.sum())
+    return draws * total**2 / float(variance @ np.sqrt(kurtosis)) ** 2 if total > 0 else float(draws)

@@ -29,6 +29,8 @@ def variance_ratio(a: Array, b: Array, paired: bool, level: float = 0.95) -> Est
     Raises:
         ValueError: paired, and of different lengths.
     """
+    if a.size == b.size == 1 and a[0] == 0 < b[0]:
+        return Estimate(0.0, 0.0, 0.0)
     if not (a > 0).all() or not (b > 0).all():
         value = float(a[0] / b[0]) if b[0] > 0 else np.nan
         return Estimate(value, np.nan, np.nan)

@@ -14,7 +14,7 @@ from estimator_lab.statistics.bias import (
     truth_needed,
     truth_norm,
 )
-from estimator_lab.statistics.group import FEWEST_BATCHES, Group
+from estimator_lab.statistics.group import FEWEST_BATCHES, GATE, Group
 from estimator_lab.statistics.multiplicity import holm
 from estimator_lab.statistics.unbiasedness import test_unbiased
 
@@ -92,7 +92,7 @@ class Looks:
 
 def _look(group: Group, margin: float, level: float, settled: str) -> Look:
     word = settled
-    if not word and group.exact:
+    if not word and group.exact and not group.random:  # random draws that are all alike may yet differ
         word = "exact"
     elif not word and exceeds(group, margin, level):
         word = "biased beyond"
@@ -123,7 +123,8 @@ def verdict(
     an equal share to each planned look), and so is the chance to call any one "unbiased within" whose bias is at least
     the margin, and to call any one "biased beyond" whose bias is at most the margin (both Bonferroni). "unbiased
     within" comes only from the equivalence test, never from a test that found nothing; a significant bias that is
-    proved smaller than the margin is "unbiased within" it. The first look that settles a group settles it for good.
+    proved smaller than the margin is "unbiased within" it. The first look that settles a group settles it, unless
+    the last one contradicts it, or shows that too few draws carry the error; then it is "undecided".
 
     A group whose truth is zero has no relative margin: it is "biased", "exact" or "undecided"; one whose noisy truth is
     not distinguishable from zero can moreover be "biased beyond", but not "unbiased within". A group that is not
@@ -142,11 +143,14 @@ def verdict(
         raise ValueError(f"needs groups, margin > 0 and 0 < alpha < 1, got {len(groups)} groups, {margin}, {alpha}")
     looks = looks or Looks().take(groups, margin, alpha)
     level = alpha / (len(groups) * looks.planned)
-    p = [min(1.0, looks.planned * min(seen[name].p for seen in looks.taken)) for name in groups]
+    p = [
+        min(1.0, looks.planned * min(seen[name].p for seen in looks.taken)) if group.decidable else 1.0
+        for name, group in groups.items()
+    ]
     judged: dict[str, GroupVerdict] = {}
     for (name, group), raw, adjusted in zip(groups.items(), p, holm(p), strict=True):
         low, high = relative_bias_interval(group, level, level)
-        word = looks.settled(name) or ("biased" if adjusted <= alpha else "undecided")
+        word = _word(group, looks.settled(name), adjusted <= alpha, margin, low, high)
         more = truth_needed(group, margin, level, POWER) if word == "undecided" else 1.0
         needed = _needed(group, margin, level) if word == "undecided" and more == 1.0 else 0
         judged[name] = GroupVerdict(word, raw, adjusted, low, high, detectable(group, level, POWER), needed, more)
@@ -156,9 +160,21 @@ def verdict(
     return Verdict("undecided" if "undecided" in words else "unbiased within", judged)
 
 
+def _word(group: Group, settled: str, significant: bool, margin: float, low: float, high: float) -> str:
+    if group.exact:
+        return "exact"
+    contradicted = low > margin if settled == "unbiased within" else high < margin
+    if settled and group.decidable and not contradicted:
+        return settled
+    return "biased" if significant else "undecided"
+
+
 def _needed(group: Group, margin: float, level: float) -> int:
     if not truth_norm(group) > 0 or group.constant or group.heavy:  # nothing to plan from
         return 0
     # these draws did not decide it, so no plan may say that so many would; n_eff grows like R at best
-    gate = group.replicates * max(2.0, group.gate / group.effective_sample, FEWEST_BATCHES / group.pairing.batches)
+    short = max(
+        group.gate / group.effective_sample, GATE / group.central_sample, FEWEST_BATCHES / group.pairing.batches
+    )
+    gate = group.replicates * max(2.0, short)
     return max(replicates_needed(group, margin, level, POWER), int(np.ceil(gate)))
