@@ -96,7 +96,7 @@ def _multiple(row: Row) -> str:
     """That the mean is a multiple of the truth, if its direction and length are known well enough to say so."""
     gain, cosine = row.statistics["gain"], row.statistics["cosine_of_mean"]
     straight = row.size > 1 and max(cosine.low, -cosine.high) > 0.99
-    if not straight or not gain.high - gain.low < 0.2:
+    if not straight or not gain.high - gain.low < 0.2 or abs(gain.value - 1) < 0.05:
         return ""
     return f"; the mean is there {gain.value:.2g} times the truth"
 
