@@ -45,7 +45,7 @@ EXCEPTIONS = {
     "bias_squared": AT_ZERO,
     "cosine_of_mean": "its two parts share the error rate by Bonferroni, and one is the end of its range",
     "effective_rank": "of flat spectra and of a single direction, where the rank is the end of its range",
-    "snr": "rule B for the norm of the mean is too wide where the mean avoids the noisiest directions",
+    "snr": "where the mean is hardly resolved: rule B is too wide where the mean avoids the noisiest directions",
     "descent": "Clopper-Pearson: at least 95 % for every probability, more because counts are discrete",
     "sign_agreement": "of one coordinate: Clopper-Pearson",
     "simultaneous": "simultaneous over rows and looks, at 1 % in all: no 95 % interval",

@@ -20,6 +20,7 @@ from estimator_lab.statistics.spread import variances
 from estimator_lab.statistics.tail import ENOUGH
 
 STEADY, PLENTY = 10.0, 1000.0
+RESOLVED = 0.5
 
 
 def describe(group: Group, level: float = 0.95) -> dict[str, Estimate]:
@@ -167,30 +168,28 @@ def _moments(group: Group, level: float) -> dict[str, Estimate]:
     noise = jackknife.square(pairing.noise) - jackknife.product(pairing.noise)
     about, miss = jackknife.mean(pairing.scalars["square"]), jackknife.square(pairing.error)
     mse = about + jackknife.square(pairing.difference.matrix) - miss - noise
-    variance = jackknife.interval(trace, level, log=True)
     return {
-        "variance": variance,
+        "variance": jackknife.interval(trace, level, log=True),
         "mse": jackknife.interval(mse, level, log=True),
-        "snr": _signal(group, variance, level),
+        "snr": _signal(group, trace, level),
     }
 
 
-def _signal(group: Group, variance: Estimate, level: float) -> Estimate:
-    """`||mu||^2 / tr Sigma`: rule B for the norm and the interval of the variance, in quadrature on the log scale.
+def _signal(group: Group, trace: Array, level: float) -> Estimate:
+    """`||mu||^2 / tr Sigma`: jackknife where the mean is well resolved, else the interval of its norm by rule B.
 
-    From 0 where the mean may be 0. A jackknife of the ratio covers 77 to 92 % where the mean is hardly resolved.
+    The jackknife knows that mean and variance err together, but covers 77 to 92 % where the mean is hardly resolved
+    (where the lower end of rule B is below half the norm); there the error of the variance is the smaller part.
     """
     gram = group.pairing.estimate
-    square = max(float(gram.debiased), 0.0)
-    value = float(np.float64(square) / variance.value)
-    if gram.batches < FEWEST_BATCHES or not variance.value > 0:
+    found = jackknife.interval(jackknife.product(gram.matrix) / trace, level)
+    value = max(found.value, 0.0)
+    if gram.batches < FEWEST_BATCHES or not trace[0] > 0:
         return _valued(value)
     low, high = norm_interval(gram, (1 - level) / 2, (1 - level) / 2)
-    if low == 0 or square == 0:
-        return Estimate(value, 0.0, high**2 / variance.value)
-    down = np.hypot(np.log(square / low**2), np.log(variance.high / variance.value))
-    up = np.hypot(np.log(high**2 / square), np.log(variance.value / variance.low))
-    return Estimate(value, float(value * np.exp(-down)), float(value * np.exp(up)))
+    if low < RESOLVED * np.sqrt(max(gram.debiased, 0.0)):
+        return Estimate(value, low**2 / float(trace[0]), high**2 / float(trace[0]))
+    return Estimate(value, max(found.low, 0.0), found.high)
 
 
 def _shape(group: Group, level: float) -> dict[str, Estimate]:
