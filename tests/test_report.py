@@ -763,7 +763,8 @@ def test_trust_follows_the_gates_of_the_statistics() -> None:
 
     unsure = {"variance": (9.0, NAN, NAN)}
     assert judged() == "trusted"
-    assert judged(statistics={"effective_sample": (GATE - 1, NAN, NAN)} | unsure) == "not trusted"
+    no_interval = {"bias": (0.1, NAN, NAN), "effective_sample": (GATE - 1, NAN, NAN)}
+    assert judged(statistics=no_interval | unsure) == "not trusted"
     assert judged(statistics={"effective_sample": (GATE, NAN, NAN)} | unsure) == "trusted with care"
     assert judged(statistics={"effective_sample": (ENOUGH, NAN, NAN)}) == "trusted"
     assert judged(statistics=unsure) == "trusted with care"

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from estimator_lab.conclusion import rounded_up
 from estimator_lab.report.reading import (
     alike,
     estimate,
@@ -23,7 +24,6 @@ from estimator_lab.report.rounding import count, p_value, rounded
 from estimator_lab.report.story import Story
 from estimator_lab.report.trust import TONES, trust
 from estimator_lab.report.wording import duration, index, interval, listed, pair, percent, plural
-from estimator_lab.statistics.group import GATE
 
 if TYPE_CHECKING:
     from estimator_lab.finding import Finding, Row
@@ -193,8 +193,6 @@ def _units(f: Finding, row: Row) -> str:
 
 def _decide(s: Story, pending: Sequence[Finding]) -> list[str]:
     """What would decide the undecided groups, by what keeps them open."""
-    from estimator_lab.conclusion import rounded_up  # not before a diagnosis is at hand: its imports are slow
-
     rows = [(f, r) for f in pending for r in groups(f) if r.verdict == "undecided"]
     heavy = [(f, r) for f, r in rows if unestimable(r)]
     still = [(f, r) for f, r in rows if alike(r)]
@@ -217,12 +215,10 @@ def _decide(s: Story, pending: Sequence[Finding]) -> list[str]:
         part = every if able == len(pending) else f"{able} of {len(pending)} undecided pairs"
         where = _places(s, more) if s.single else part if able else f"groups of {_places(s, more)}"
         few = [t for t in more if not gated(t[1])]
-        why = (
-            f" Fewer than {GATE:.0f} draws carry the error at {_places(s, few)}: what matters there is rare."
-            if few
-            else ""
+        why = f" Too few draws carry the error at {_places(s, few)}: what matters there is rare." if few else ""
+        lines.append(
+            f"Draw more: {up} {count(rounded_up(needed))} replicates{time} would probably decide {where}.{why}"
         )
-        lines.append(f"Draw more: {up} {count(needed)} replicates{time} would probably decide {where}.{why}")
     if heavy:
         lines.append(
             f"The variance is not estimable at {_places(s, heavy)}, and more replicates may never decide: look at the"

@@ -21,7 +21,7 @@ from estimator_lab.report.sections.reach import every_group
 from estimator_lab.report.story import Story
 from estimator_lab.report.verdict import verdict
 from estimator_lab.report.wording import listed, pair, percent, plural
-from estimator_lab.statistics.group import GATE
+from estimator_lab.statistics.group import GATE, WIDE_GATE
 
 if TYPE_CHECKING:
     from estimator_lab.diagnosis import Diagnosis
@@ -55,7 +55,7 @@ def build(diagnosis: Diagnosis) -> Pages:
         "methods": _methods(s),
         "margin": percent(s.margin),
         "alpha": rounded(s.alpha),
-        "gate": f"{GATE:.0f}",
+        "gate": f"{GATE:.0f} (in several dimensions {WIDE_GATE:.0f})",
         "all-title": "Results for every group",
         "all": every_group(s) if s.findings else None,
         "notes": _notes(s),

@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from estimator_lab.statistics.group import GATE
-
 if TYPE_CHECKING:
     from estimator_lab.finding import Finding, Row
     from estimator_lab.statistics import Estimate
@@ -86,8 +84,7 @@ def unestimable(row: Row) -> bool:
 
 def gated(row: Row) -> bool:
     """Whether an interval for the bias means something: it is exact, or enough draws carry the error."""
-    carried = estimate(row, "effective_sample")[0]
-    return known(row) or (carried >= GATE and not unestimable(row) and not alike(row))
+    return known(row) or not (math.isnan(estimate(row, "bias")[2]) or unestimable(row) or alike(row))
 
 
 def detectable(row: Row) -> float:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from scipy import stats
 
 from estimator_lab.report.reading import alike, estimate, gated, known, unestimable
-from estimator_lab.statistics.group import FEWEST_BATCHES, GATE
+from estimator_lab.statistics.group import FEWEST_BATCHES
 from estimator_lab.statistics.tail import ENOUGH
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def trust(row: Row, level: float) -> Trust:
     if unestimable(row):
         return Trust("not trusted", "the variance may be infinite")
     if not gated(row):
-        return Trust("not trusted", f"fewer than {GATE:.0f} effective draws")
+        return Trust("not trusted", "too few draws carry the error")
     if math.isnan(row.high):
         return Trust("not trusted", "the gradient may be zero")
     if normality(row) < level:

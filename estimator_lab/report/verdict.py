@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from estimator_lab.conclusion import rounded_up
 from estimator_lab.report.advice import clearest, how_sure, next_steps
 from estimator_lab.report.reading import (
     detectable,
@@ -117,7 +118,7 @@ def _undecided(s: Story) -> list[str]:
         needed = max((r.needed for f in mine for r in groups(f) if not unestimable(r)), default=0)
         where = some_of((f.problem_label for f in mine), (f.problem_label for f in s.by(name)), "problem")
         ask = (
-            f"up to {replicates(needed)} replicates would probably decide"
+            f"up to {replicates(rounded_up(needed))} replicates would probably decide"
             if needed
             else "no number of replicates is known"
         )
@@ -158,7 +159,8 @@ def _blocks(s: Story, tone: str) -> list[tuple[str, str, list[str]]]:
 
 def _missed(s: Story) -> list[str]:
     """What the measurement could not have seen."""
-    seen = [(detectable(r), r, f) for f in s.findings for r in groups(f) if 0 < detectable(r) < math.inf]
+    quiet = [(r, f) for f in s.findings for r in groups(f) if not r.verdict.startswith("biased")]
+    seen = [(detectable(r), r, f) for r, f in quiet if 0 < detectable(r) < math.inf]
     lines = []
     if seen:
         worst, row, finding = max(seen, key=lambda t: t[0])
@@ -167,8 +169,8 @@ def _missed(s: Story) -> list[str]:
         blind, reasons = unresolved(s.findings)
         tested = "tested group" if len(s.sampled) == len(s.findings) else "group that was tested by draws"
         every = f"in every {tested}{f' but {count(blind)}, where {reasons}' if blind else ''}"
-        text = f"With power 95 % a relative bias of {percent(worst, 2)} would have been found {every}"
-        half = f"; in half of the noisy ones {percent(middle, 2)}" if len(seen) > 2 else ""
+        text = f"Where no bias was found, one of {percent(worst, 2)} would have been found with power 95 % {every}"
+        half = f"; one of {percent(middle, 2)} in half of them" if len(seen) > 2 else ""
         lines.append(f"{text} ({where} is the least resolved){half}.")
     if s.sampled:
         where = "" if len(s.sampled) == len(s.findings) else " where the verdict rests on draws"

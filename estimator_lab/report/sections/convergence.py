@@ -22,8 +22,12 @@ def convergence(s: Story) -> list[Block]:
         return []
     law = "The error of an unbiased mean falls as n to the power −½; a biased one stops at its bias."
     if any(row is not None and unestimable(row) for row in map(total, measured)):
-        law += " Where the variance is infinite it falls more slowly, and by leaps."
-    slopes = [v for v in map(_last_slope, measured) if v is not None]
+        law += (
+            " Where the variance is not estimable single large draws decide the curve of one run, which then says"
+            " nothing about the rate."
+        )
+    steady = [f for f in measured if (row := total(f)) is None or not unestimable(row)]
+    slopes = [v for v in map(_last_slope, steady) if v is not None]
     stretch = "Over the last factor of four in n"
     if s.single and slopes:
         law += f" {stretch} the slope of the whole gradient's curve is {rounded(slopes[0], 0.05)}."

@@ -14,7 +14,7 @@ from estimator_lab.report.rounding import p_value, rounded
 from estimator_lab.report.story import Block, Column, Story, table, text
 from estimator_lab.report.trust import TONES, least_trusted, normality, trust
 from estimator_lab.report.wording import listed, plural, replicates, supported
-from estimator_lab.statistics.group import GATE
+from estimator_lab.statistics.group import GATE, WIDE_GATE
 from estimator_lab.statistics.tail import ENOUGH
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def intervals(s: Story) -> list[Block]:
     rest = f" The other {plural(exact, 'group')} need{'s' * (exact == 1)} none: the bias is exact." if exact else ""
     said = (
         "An interval is right when the means of batches are nearly normal, and when enough draws carry the error. Of"
-        f" {plural(len(needed), 'group')} with an interval for the bias, {counted}.{rest}"
+        f" {plural(len(needed), 'group')} judged by draws, {counted}.{rest}"
     )
     return [text(said), *_quantiles(s), _table(s, needed)]
 
@@ -96,8 +96,8 @@ def _table(s: Story, needed: Sequence[tuple[Trust, Finding, Row]]) -> Block:
         else " The least trusted group of each estimator" + (", over all problems." if s.many else " on each problem.")
     )
     caption = (
-        f"What the intervals rest on.{what} n_eff: how many draws carry the squared error; a claim needs {GATE:.0f}, an"
-        f" interval for the variance {ENOUGH:.0f}. Tail: Pareto index of the error of a draw; above 0.5 the variance"
+        f"What the intervals rest on.{what} n_eff: how many draws carry the squared error; a claim needs {GATE:.0f}, or"
+        f" {WIDE_GATE:.0f} in several dimensions, an interval for the variance {ENOUGH:.0f}. Tail: Pareto index of the error of a draw; above 0.5 the variance"
         f" may be infinite where n_eff is below {ENOUGH:.0f} as well (clumps of bounded draws read so too). Kurtosis:"
         " mean fourth power of the error over the squared mean of its square. p: of normal batch errors (Shapiro and"
         f" Wilk), in doubt below {p_value(s.doubt)}.{f' {left}.' if left else ''}"
