@@ -98,7 +98,8 @@ def _table(s: Story, needed: Sequence[tuple[Trust, Finding, Row]]) -> Block:
     caption = (
         f"What the intervals rest on.{what} n_eff: how many draws carry the squared error; a claim needs {GATE:.0f}, or"
         f" {WIDE_GATE:.0f} in several dimensions, an interval for the variance {ENOUGH:.0f}. Tail: Pareto index of the"
-        f" error of a draw; above 0.5 the variance may be infinite where n_eff is below {ENOUGH:.0f} as well (clumps of bounded draws read so too). Kurtosis:"
+        f" error of a draw; above 0.5 the variance may be infinite where n_eff is below {ENOUGH:.0f} as well (clumps of"
+        " bounded draws read so too). Kurtosis:"
         " mean fourth power of the error over the squared mean of its square. p: of normal batch errors (Shapiro and"
         f" Wilk), in doubt below {p_value(s.doubt)}.{f' {left}.' if left else ''}"
     )
