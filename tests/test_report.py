@@ -469,10 +469,10 @@ def test_an_untrusted_equation_is_not_evaluated(single: Diagnosis) -> None:
 def test_zero_variance_is_said_and_not_drawn() -> None:
     exact = make_finding(estimator="Exact", noise=0.0)
     still = make_finding(estimator="Still", noise=0.0, beta=0.2, claim=False)
-    noisy = make_finding(estimator="Noisy")
+    noisy = make_finding(estimator="Noisy"), make_finding(estimator="Noisier", noise=4.0)
     text = json.dumps(pages.build(make_diagnosis(exact)).data)
     assert "exact, no bias and no variance" in text and "It has no variance: one replicate is enough." in text
-    _, text = read(render(make_diagnosis(exact, still, noisy)))
+    _, text = read(render(make_diagnosis(exact, still, *noisy)))
     assert "not on these axes: Exact (zero variance), Still (zero variance)" in text
 
 
@@ -749,8 +749,69 @@ def test_a_variance_that_cannot_be_estimated() -> None:
     assert "more replicates may never decide" in box["What to do next"] and "Draw more" not in box["What to do next"]
     assert "all 5 tested groups are not trusted" in box["How sure"]
     text = json.dumps(pages.build(make_diagnosis(f)).data, ensure_ascii=False)
-    assert "no interval can be trusted" in text and "None of the 5 groups shows a bias" in text
+    assert "None of the 5 groups can be judged: the variance is not estimable." in text and "slope of" not in text
     assert "the variance may be infinite" in text and "Replicates that would decide" not in text
+
+
+def carried_by(draws: float, **changes: Any) -> Finding:
+    """A finding of a single group that so many draws carry, which is not enough."""
+    f = make_finding(noise=60.0, sites=1)
+    none = {"bias": Estimate(0.0, NAN, NAN), "relative_bias": Estimate(0.0, NAN, NAN)}
+    statistics = {**none, "effective_sample": Estimate(draws, NAN, NAN)}
+    rows = tuple(dataclasses.replace(r, verdict="undecided", low=NAN, high=NAN, detectable=NAN) for r in f.rows[:1])
+    f = dataclasses.replace(f, rows=rows, verdict="undecided", status="inconclusive", **changes)
+    return with_rows(f, "site", statistics=statistics)
+
+
+def test_a_group_that_cannot_be_judged_is_not_shown_as_unbiased() -> None:
+    f = carried_by(53.0, words="Undecided: about 2,800,000 replicates would decide it.")
+    data = pages.build(make_diagnosis(f)).data
+    said = json.dumps(data, ensure_ascii=False)
+    assert "The one group cannot be judged: too few draws carry the error." in said and "show a bias" not in said
+    assert "The one group has no trustworthy interval: 53 effective draws, 100 needed. No verdict rests on it." in said
+    assert "A bias of any size could have been missed at the units of h1" in said and "noise floor, what" not in said
+    assert "about 2\u202f800\u202f000 replicates" in said and "relative bias 0" not in said
+    (line,) = data["all"]["parts"][0]["rows"]
+    assert line[2] == line[6] == "–" and line[3]["text"] == "–"
+    ax = figures.bias(f)
+    assert [t.get_text() for t in ax.texts] == ["not judged"] and not ax.get_legend().get_texts()
+    assert not any(len(mark.get_xdata()) for mark in ax.lines if mark.get_marker() == "D")
+    some = json.dumps(pages.build(make_diagnosis(f, make_finding(estimator="Other"))).data, ensure_ascii=False)
+    assert "None of the 6 groups shows a bias. 1 cannot be judged" in some
+
+
+def test_only_groups_without_a_found_bias_can_hide_one() -> None:
+    f = make_finding(beta=0.3, noise=1.0)
+    assert "Where no bias was found" not in boxed(f).get("What could have been missed", "")
+    both = boxed(f, make_finding(estimator="Other"))["What could have been missed"]
+    assert "with probability 95 % in every group (least resolved:" in both and "Other on two layers)" in both
+
+
+def test_what_is_needed_is_rounded_alike() -> None:
+    f = with_rows(make_finding(noise=60.0), "site", "layer", verdict="undecided", needed=2_710_001, p=0.5, p_holm=1.0)
+    f = dataclasses.replace(f, verdict="undecided")
+    said = json.dumps(pages.build(make_diagnosis(f, make_finding(estimator="B"))).data, ensure_ascii=False)
+    assert said.count("2\u202f800\u202f000") > 2 and "2\u202f700\u202f000" not in said
+
+
+def test_a_bias_without_a_claim() -> None:
+    step = boxed(make_finding(beta=0.3, claim=None, noise=0.5))["What to do next"]
+    assert step.startswith("It makes no claim. If it was meant to be unbiased, set unbiased = True: it is off by ")
+    assert " % at the " in step and "of h1." in step
+
+
+def test_a_bias_as_declared_is_no_warning() -> None:
+    declared, broken = (make_finding(estimator=str(c), beta=0.3, noise=0.5, claim=c) for c in (False, True))
+    box = verdict(Story(make_diagnosis(declared, broken)))
+    assert {b["head"]: b["tone"] for b in box["blocks"]}["Declared biased, and found so"] == "calm"
+    section = pages.build(make_diagnosis(declared, broken)).data["sections"][0]
+    assert [line[1]["tone"] for line in section["blocks"][1]["parts"][0]["rows"]] == ["calm", "alarm"]
+
+
+def test_a_figure_of_cost_has_something_to_compare() -> None:
+    data = pages.build(make_diagnosis(*[make_finding(p) for p in TOYS[:2]])).data
+    (cost,) = [c for c in data["sections"] if c["title"] == "Variance against cost"]
+    assert not [b for b in cost["blocks"] if b["kind"] == "figure"]
 
 
 def test_trust_follows_the_gates_of_the_statistics() -> None:
@@ -893,6 +954,22 @@ def test_no_noise_does_not_drive_the_scale_of_the_heat_map() -> None:
     assert -100 < low < high < 100 and [t.get_text() for t in ax.get_legend().get_texts()] == ["no noise"]
 
 
+def test_cells_without_a_finding_are_grey_and_in_brackets() -> None:
+    open_ = make_finding(estimator="Open", noise=60.0)
+    ax = figures.heat([open_, make_finding(estimator="Biased", beta=0.3, noise=0.5)])
+    cells = [t.get_text() for t in ax.texts]
+    assert sum(c.startswith("(") for c in cells) == len(reading.groups(open_)) == len(cells) / 2
+
+
+def test_panels_of_convergence_have_room_and_a_scale_for_each_row() -> None:
+    found = [make_finding(estimator=f"E{k}", noise=10.0 ** (k - 2)) for k in range(5)]
+    figure = figures.convergence_by_estimator(found)
+    figure.draw_without_rendering()
+    shown = [ax for ax in figure.axes if ax.get_visible()]
+    assert min(ax.get_window_extent().height for ax in shown) / figure.dpi * 2.54 >= 3
+    assert shown[0].get_ylim() == shown[2].get_ylim() != shown[3].get_ylim()
+
+
 def test_the_convergence_axis_holds_what_is_not_zero() -> None:
     exact = make_finding(estimator="Exact", noise=0.0)
     figure = figures.convergence_by_problem([exact, make_finding(estimator="Noisy", noise=1.0)])
@@ -920,7 +997,7 @@ def test_draws_alike_and_off_the_truth_are_named_and_not_called_resolved() -> No
     still = dataclasses.replace(still, rows=rows, verdict="undecided")
     assert math.isnan(reading.detectable(rows[0]))
     text = json.dumps(pages.build(make_diagnosis(still, make_finding())).data, ensure_ascii=False)
-    assert "in every tested group but 5, where all draws are alike (" in text
+    assert "Still on two layers: all draws are alike." in text and "in every other group" in text
     assert "all draws are alike and off the truth (Still: 30 %)" in text
     assert "2 pairs share one false-alarm rate" in text
 
@@ -981,4 +1058,5 @@ def test_p_values() -> None:
 def test_legible() -> None:
     assert legible("τ=0.5 × 10⁻³ ‖b‖ ñ") == "τ=0.5 × 10⁻³ ‖b‖ ñ"
     assert legible("a\x00b\u202e\u00ad日") == "a\\u{0}b\\u{202e}\\u{ad}\\u{65e5}"
+    assert legible("up to 2,800,000, or 1,5 f(1,000)") == "up to 2\u202f800\u202f000, or 1,5 f(1,000)"
     assert legible("a\nb") == "a b" and legible("a\nb", lines=True) == "a\nb"

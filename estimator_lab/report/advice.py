@@ -16,6 +16,7 @@ from estimator_lab.report.reading import (
     groups,
     is_biased,
     known,
+    place,
     relative_bias,
     standing,
     unestimable,
@@ -81,7 +82,9 @@ def how_sure(s: Story) -> list[str]:
         )
     judged = [t for f in s.sampled for r in groups(f) if (t := trust(r, s.doubt)).rank]
     if len(judged) == 1:
-        lines.append(f"The interval of the one tested group is {judged[0].said}.")
+        only = judged[0]
+        has = "an interval that is" if only.word != "not trusted" else "no trustworthy interval:"
+        lines.append(f"The one tested group has {has} {only.said.removeprefix('not trusted: ')}.")
     elif len(words := Counter(t.word for t in judged)) == 1:
         lines.append(f"The intervals of all {len(judged)} tested groups are {judged[0].word}.")
     elif judged:
@@ -155,12 +158,27 @@ def next_steps(s: Story) -> list[str]:
         f = s.findings[0]
         if is_biased(f):
             row, still = _largest(f), sum(r.verdict == "undecided" for r in groups(f))
-            lead = "The bias is declared" if f.claim is False else "No claim was made"
+            lead = "The bias is declared" if f.claim is False else "It makes no claim"
             rest = f"; {plural(still, 'group')} undecided" if still else ", and nothing is open"
             said = f"{lead}{rest}. The bias is largest in {group_name(row)}."
+            if f.claim is None:
+                left = plural(still, "group")
+                said = f"{_unclaimed(row)}{f' {left} undecided.' if still else ''}"
             return [" ".join(filter(None, [said, factor(row), _units(f, row)]))]
         return ["Nothing has to be done: no verdict is open."]
+    free = [f for f in s.findings if f.claim is None and is_biased(f)]
+    if len(free) == 1:
+        return [f"{pair(free[0])}: {_unclaimed(_largest(free[0]))}"]
+    if free:
+        names = listed(dict.fromkeys(f.estimator_label for f in free), 6)
+        return [f"No claim was made for {names}, found biased: if unbiased was meant, set unbiased = True."]
     return ["No claim is violated and no verdict is open: compare noise and price."]
+
+
+def _unclaimed(row: Row) -> str:
+    """What to do about a bias that no claim forbids."""
+    off = "it is biased" if math.isnan(relative_bias(row)) else f"it is off by {percent(relative_bias(row), 2)}"
+    return f"It makes no claim. If it was meant to be unbiased, set unbiased = True: {off} at {place(row)}."
 
 
 def _largest(f: Finding) -> Row:
@@ -205,9 +223,9 @@ def _decide(s: Story, pending: Sequence[Finding]) -> list[str]:
         draws = rounded_up(max(r.truth_needed for _, r in truth))
         lines.append(f"Estimate the truth better at {_places(s, truth)}: about {count(draws)} draws of it would do.")
     if more:
-        f, r = max(more, key=lambda t: t[1].needed * (t[0].seconds if math.isfinite(t[0].seconds) else 1.0))
-        needed = rounded_up(r.needed)
-        time = f" ({duration(needed * f.seconds)} of drawing)" if math.isfinite(f.seconds) else ""
+        needed = rounded_up(max(r.needed for _, r in more))
+        longest = max((rounded_up(r.needed) * f.seconds for f, r in more if math.isfinite(f.seconds)), default=math.nan)
+        time = f" ({duration(longest)} of drawing)" if math.isfinite(longest) else ""
         up = "up to" if len({r.needed for _, r in more}) > 1 else "about"
         blocked = {id(f) for f, r in rows if (f, r) not in more}
         able = sum(id(f) not in blocked for f in pending)
@@ -216,9 +234,7 @@ def _decide(s: Story, pending: Sequence[Finding]) -> list[str]:
         where = _places(s, more) if s.single else part if able else f"groups of {_places(s, more)}"
         few = [t for t in more if not gated(t[1])]
         why = f" Too few draws carry the error at {_places(s, few)}: what matters there is rare." if few else ""
-        lines.append(
-            f"Draw more: {up} {count(rounded_up(needed))} replicates{time} would probably decide {where}.{why}"
-        )
+        lines.append(f"Draw more: {up} {count(needed)} replicates{time} would probably decide {where}.{why}")
     if heavy:
         lines.append(
             f"The variance is not estimable at {_places(s, heavy)}, and more replicates may never decide: look at the"

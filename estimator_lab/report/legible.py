@@ -7,6 +7,7 @@ characters among them, is shown by its code point.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 _RANGES = (
@@ -14,6 +15,7 @@ _RANGES = (
     (0x202F, 0x2040), (0x2044, 0x2052), (0x2054, 0x205F), (0x2070, 0x20BF), (0x2100, 0x211E), (0x2126, 0x214F),
     (0x2190, 0x22FF), (0x25A0, 0x25FF), (0x27C0, 0x27FF),
 )  # fmt: skip
+_GROUPED = re.compile(r"(?<!\S)\d{1,3}(?:,\d{3})+(?!\d|,\d)")  # 2,800,000
 _HIDDEN = {"Cc", "Cf", "Cn", "Co", "Cs"}
 
 
@@ -23,8 +25,15 @@ def _shown(character: str) -> bool:
 
 
 def legible(text: str, lines: bool = False) -> str:
-    r"""`text` with every character that could not be shown as `\u{65e5}`; line breaks stay only where `lines`."""
+    r"""`text` with every character that could not be shown as `\u{65e5}`; line breaks stay only where `lines`.
+
+    Except there, thousands are divided by thin spaces, as in all numbers of a report.
+    """
     if lines:
-        return "\n".join(legible(line) for line in text.splitlines())
+        return "\n".join(_legible(line) for line in text.splitlines())
+    return _legible(_GROUPED.sub(lambda m: m[0].replace(",", "\u202f"), text))
+
+
+def _legible(text: str) -> str:
     spaced = " ".join(text.split("\n")).replace("\r", " ").replace("\t", " ")
     return "".join(c if _shown(c) else f"\\u{{{ord(c):x}}}" for c in unicodedata.normalize("NFC", spaced))

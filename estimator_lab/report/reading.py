@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from estimator_lab.statistics.group import GATE, WIDE_GATE
+
 if TYPE_CHECKING:
     from estimator_lab.finding import Finding, Row
     from estimator_lab.statistics import Estimate
@@ -24,6 +26,13 @@ def total(finding: Finding) -> Row | None:
 def group_name(row: Row) -> str:
     """`h1` for the units of a site, `h1 weights` for the weights that feed it."""
     return f"{row.name} weights" if row.level == "layer" and row.name not in ("loss", "weights") else row.name
+
+
+def place(row: Row) -> str:
+    """A group as a sentence names it: `the units of h1`, `the weights of h1`."""
+    if row.level == "site":
+        return f"the units of {row.name}"
+    return f"the weights of {'the ' * (row.name == 'loss')}{row.name}" if row.level == "layer" else group_name(row)
 
 
 def word(finding: Finding) -> str:
@@ -60,8 +69,8 @@ def estimate(row: Row | None, key: str) -> tuple[float, float, float]:
 
 
 def relative_bias(row: Row | None) -> float:
-    """The debiased norm of the bias over the norm of the gradient; nan where it is not estimable."""
-    return estimate(row, "relative_bias")[0]
+    """The debiased norm of the bias over the norm of the gradient; nan where it is not estimable, or not judged."""
+    return math.nan if row is None or blind(row) else estimate(row, "relative_bias")[0]
 
 
 def noiseless(row: Row | None) -> bool:
@@ -87,6 +96,22 @@ def gated(row: Row) -> bool:
     return known(row) or not (math.isnan(estimate(row, "bias")[2]) or unestimable(row) or alike(row))
 
 
+def gate(row: Row) -> float:
+    """How many draws must carry the error before anything is said."""
+    return GATE if row.size == 1 else WIDE_GATE
+
+
+def blind(row: Row) -> bool:
+    """Whether a group cannot be judged: no interval for its bias can be trusted, and none was found."""
+    return row.verdict == "undecided" and not alike(row) and (not gated(row) or math.isnan(row.low + row.high))
+
+
+def noise_floor(row: Row) -> float:
+    """The noise floor of a mean; nan where no bias is shown, or one that does not come from a mean."""
+    floor = estimate(row, "noise_floor")[0]
+    return floor if math.isfinite(floor + relative_bias(row)) and not known(row) else math.nan
+
+
 def detectable(row: Row) -> float:
     """The smallest relative bias that would have been found; 0 where no noise could hide any, nan where none would."""
     return 0.0 if known(row) else row.detectable
@@ -100,6 +125,12 @@ def alike(row: Row) -> bool:
 def unresolved(findings: Iterable[Finding]) -> tuple[int, str]:
     """The number of tested groups in which no bias of any size would have been found, and why, in words."""
     rows = [r for f in findings for r in groups(f) if not math.isfinite(detectable(r))]
+    return len(rows), obstacles(rows)
+
+
+def obstacles(rows: Iterable[Row]) -> str:
+    """Why nothing could be found in these groups, in words."""
+    rows = list(rows)
     rest = [r for r in rows if not alike(r) and r.norm > 0]
     reasons = {
         "all draws are alike": any(map(alike, rows)),
@@ -107,7 +138,7 @@ def unresolved(findings: Iterable[Finding]) -> tuple[int, str]:
         "the variance is not estimable": any(map(unestimable, rest)),
         "too few draws carry the error": not all(map(unestimable, rest)),
     }
-    return len(rows), " or ".join(words for words, applies in reasons.items() if applies)
+    return " or ".join(words for words, applies in reasons.items() if applies)
 
 
 def relative_variance(row: Row | None) -> tuple[float, float, float]:

@@ -104,11 +104,15 @@ def muted(words: str) -> dict[str, str]:
     return {"text": words, "tone": "muted"}
 
 
-def chip(verdict: str) -> dict[str, str]:
-    """A verdict as a coloured cell."""
-    return {"text": WORDS.get(verdict, verdict), "tone": TONES.get(verdict, "plain")}
+def chip(verdict: str, declared: bool = False) -> dict[str, str]:
+    """A verdict as a coloured cell, in grey where a bias is as declared."""
+    tone = "calm" if declared and verdict.startswith("biased") else TONES.get(verdict, "plain")
+    return {"text": WORDS.get(verdict, verdict), "tone": tone}
 
 
 def verdict_chip(finding: Finding) -> dict[str, str]:
-    """The verdict of a finding; filled where it violates the claim."""
-    return {**chip(finding.verdict), **({"tone": "alarm"} if standing(finding) == "violated" else {})}
+    """The verdict of a finding; white on red where it violates the claim."""
+    return {
+        **chip(finding.verdict, finding.claim is False),
+        **({"tone": "alarm"} if standing(finding) == "violated" else {}),
+    }

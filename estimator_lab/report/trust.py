@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from scipy import stats
 
-from estimator_lab.report.reading import alike, estimate, gated, known, unestimable
+from estimator_lab.report.reading import alike, estimate, gate, gated, known, unestimable
 from estimator_lab.statistics.group import FEWEST_BATCHES
 from estimator_lab.statistics.tail import ENOUGH
 
@@ -52,7 +52,9 @@ def trust(row: Row, level: float) -> Trust:
     if unestimable(row):
         return Trust("not trusted", "the variance may be infinite")
     if not gated(row):
-        return Trust("not trusted", "too few draws carry the error")
+        carried = estimate(row, "effective_sample")[0]
+        few = f"{carried:.0f} effective draws, {gate(row):.0f} needed"
+        return Trust("not trusted", few if carried < gate(row) else "too few draws carry the error")
     if math.isnan(row.high):
         return Trust("not trusted", "the gradient may be zero")
     if normality(row) < level:

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from estimator_lab.conclusion import rounded_up
 from estimator_lab.report.advice import clearest, how_sure, next_steps
 from estimator_lab.report.reading import (
     detectable,
@@ -17,15 +16,17 @@ from estimator_lab.report.reading import (
     is_biased,
     known,
     noiseless,
+    obstacles,
+    place,
     relative_bias,
+    shows_bias,
     standing,
     total,
     unestimable,
-    unresolved,
 )
 from estimator_lab.report.rounding import count, p_value
 from estimator_lab.report.story import Story
-from estimator_lab.report.wording import bias_percent, bias_words, listed, pair, percent, plural, replicates, some_of
+from estimator_lab.report.wording import bias_percent, bias_words, listed, needed, pair, percent, plural, some_of
 
 if TYPE_CHECKING:
     from estimator_lab.finding import Finding
@@ -49,7 +50,7 @@ def _headline(s: Story) -> tuple[str, str]:
         return "open", "Nothing was measured."
     if s.single:
         f = s.findings[0]
-        against = "open" if f.claim is False else "bad"
+        against = "calm" if f.claim is False else "bad"
         said = {True: "against its claim", False: "as declared", None: "no claim was made"}[f.claim]
         tail = {True: ", as claimed", False: ", though declared biased", None: ""}[f.claim]
         tone, words = {
@@ -115,13 +116,9 @@ def _undecided(s: Story) -> list[str]:
         mine = [f for f in s.by(name) if f.verdict == "undecided"]
         if not mine:
             continue
-        needed = max((r.needed for f in mine for r in groups(f) if not unestimable(r)), default=0)
+        most = max((r.needed for f in mine for r in groups(f) if not unestimable(r)), default=0)
         where = some_of((f.problem_label for f in mine), (f.problem_label for f in s.by(name)), "problem")
-        ask = (
-            f"up to {replicates(rounded_up(needed))} replicates would probably decide"
-            if needed
-            else "no number of replicates is known"
-        )
+        ask = f"up to {needed(most)} replicates would probably decide" if most else "no number of replicates is known"
         lines.append(f"{name} on {where}: {ask}")
     return lines
 
@@ -150,7 +147,7 @@ def _blocks(s: Story, tone: str) -> list[tuple[str, str, list[str]]]:
     return [
         ("Claim violated", "bad", _per_pair(s, violated, broken)),
         ("Unbiased as claimed", "good", held),
-        ("Declared biased, and found so", "open", found if every or partly else []),
+        ("Declared biased, and found so", "calm", found if every or partly else []),
         ("Declared biased, no bias found", "open", [f"{listed(none, 24)}."] if none else []),
         ("Without a claim", "open", _per_pair(s, free, lambda f: f"{f.verdict}, {bias_words(total(f))}")),
         (f"Undecided{after}", "open", _undecided(s)),
@@ -159,19 +156,23 @@ def _blocks(s: Story, tone: str) -> list[tuple[str, str, list[str]]]:
 
 def _missed(s: Story) -> list[str]:
     """What the measurement could not have seen."""
-    quiet = [(r, f) for f in s.findings for r in groups(f) if not r.verdict.startswith("biased")]
-    seen = [(detectable(r), r, f) for r, f in quiet if 0 < detectable(r) < math.inf]
+    clear = [(f, r) for f in s.findings for r in groups(f) if not shows_bias(r)]
+    seen = [(detectable(r), r, f) for f, r in clear if 0 < detectable(r) < math.inf]
+    hidden = [(f, r) for f, r in clear if not math.isfinite(detectable(r))]
     lines = []
     if seen:
         worst, row, finding = max(seen, key=lambda t: t[0])
         middle = statistics.median(t[0] for t in seen)
-        where = group_name(row) if s.single else f"{group_name(row)} of {pair(finding)}"
-        blind, reasons = unresolved(s.findings)
-        tested = "tested group" if len(s.sampled) == len(s.findings) else "group that was tested by draws"
-        every = f"in every {tested}{f' but {count(blind)}, where {reasons}' if blind else ''}"
-        text = f"Where no bias was found, one of {percent(worst, 2)} would have been found with power 95 % {every}"
-        half = f"; one of {percent(middle, 2)} in half of them" if len(seen) > 2 else ""
-        lines.append(f"{text} ({where} is the least resolved){half}.")
+        where = place(row) if s.single else f"{place(row)}, {pair(finding)}"
+        half = f", one of {percent(middle, 2)} in half of them" if len(seen) > 2 else ""
+        rest = f"every {'other ' * bool(hidden)}group (least resolved: {where})" if len(seen) > 1 else where
+        lines.append(
+            f"Where no bias was found, one of {percent(worst, 2)} or more would have been found with probability 95 %"
+            f" in {rest}{half}."
+        )
+    if hidden:
+        at = listed(dict.fromkeys(place(r) if s.single else pair(f) for f, r in hidden), 4)
+        lines.append(f"A bias of any size could have been missed at {at}: {obstacles(r for _, r in hidden)}.")
     if s.sampled:
         where = "" if len(s.sampled) == len(s.findings) else " where the verdict rests on draws"
         lines.append(f"An event too rare to have been drawn leaves no trace in any of these numbers{where}.")

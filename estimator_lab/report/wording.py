@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from estimator_lab.report.reading import estimate, gated, known, relative_bias, signal_to_noise
+from estimator_lab.conclusion import rounded_up
+from estimator_lab.report.reading import blind, estimate, gated, known, relative_bias, signal_to_noise
 from estimator_lab.report.rounding import ABSENT, count, rounded
 
 if TYPE_CHECKING:
@@ -44,6 +45,17 @@ def amount(number: float, noun: str) -> str:
 def replicates(number: float) -> str:
     """A number of replicates to two digits."""
     return count(float(f"{number:.1e}"))
+
+
+def needed(number: float) -> str:
+    """Draws that it takes, to two digits upwards."""
+    return count(rounded_up(number))
+
+
+def cosine(row: Row | None, key: str) -> str:
+    """A cosine to three decimals."""
+    found = math.nan if row is None else estimate(row, key)[0]
+    return ABSENT if math.isnan(found) else f"{found:.3f}".replace("-", "−")
 
 
 def percent(value: float, most: int = 5) -> str:
@@ -94,7 +106,10 @@ def between(low: float, high: float) -> str:
 def bias_percent(row: Row | None) -> str:
     """The relative bias in per cent, to three digits at most."""
     found = None if row is None else row.statistics.get("relative_bias")
-    return ABSENT if found is None else supported(100 * found.value, 100 * error(found), 3)
+    if row is None or found is None or blind(row):
+        return ABSENT
+    size = supported(100 * found.value, 100 * error(found), 3)
+    return size if size.strip("0.") else "0"
 
 
 def bias_interval(row: Row | None) -> str:

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from estimator_lab.report.figures import style
-from estimator_lab.report.reading import estimate, gated, group_name, groups, known, relative_bias, shows_bias, total
+from estimator_lab.report.reading import blind, gated, group_name, groups, noise_floor, relative_bias, shows_bias, total
 from estimator_lab.report.rounding import rounded
 
 if TYPE_CHECKING:
@@ -46,14 +46,8 @@ def _scale(ax: Axes, top: float, margin: float, ticks: int = 5) -> None:
 
 
 def _top(rows: Iterable[Row | None]) -> float:
-    ends = [v for r in rows if r is not None for v in (relative_bias(r), r.high)]
+    ends = [v for r in rows if r is not None and not blind(r) for v in (relative_bias(r), r.high)]
     return min(max((v for v in ends if math.isfinite(v)), default=0.0), 1e6)
-
-
-def _noise_floor(row: Row) -> float:
-    """The noise floor of a mean; nan where the bias does not come from a mean, or it is not estimable."""
-    floor = estimate(row, "noise_floor")[0]
-    return math.nan if known(row) or not math.isfinite(floor) else floor
 
 
 def _forest(ax: Axes, rows: Sequence[Row | None], margin: float, top: float, ticks: int = 5) -> None:
@@ -64,14 +58,15 @@ def _forest(ax: Axes, rows: Sequence[Row | None], margin: float, top: float, tic
     for y, row in enumerate(rows):
         value = relative_bias(row)
         if row is None or not math.isfinite(value):
-            words = "no such group" if row is None else f"not estimable ({row.verdict})"
-            ax.text(0.03, y, words, transform=ax.get_yaxis_transform(), va="center", fontsize=7, color=style.MUTED)
+            words = f"not estimable ({row.verdict})" if row is not None else "no such group"
+            words = "not judged" if row is not None and blind(row) else words
+            ax.text(0.06, y, words, transform=ax.get_yaxis_transform(), va="center", fontsize=7, color=style.MUTED)
             continue
         marks.setdefault((row.verdict, shows_bias(row)), []).append((y, min(value, top)))
         if math.isfinite(row.low):
             high = value if math.isnan(row.high) else min(row.high, 2e6)
             bars.setdefault((row.verdict, gated(row)), []).append((y, max(0.0, row.low), high))
-        floor = _noise_floor(row)
+        floor = noise_floor(row)
         if floor > 0:
             floors.append((y, min(floor, top * 1.2)))
     ax.plot([x for _, x in floors], [y for y, _ in floors], zorder=2, **{**FLOOR, "label": ""})
@@ -86,9 +81,9 @@ def _forest(ax: Axes, rows: Sequence[Row | None], margin: float, top: float, tic
 
 
 def _key(rows: Iterable[Row | None]) -> list[Line2D]:
-    present = [r for r in rows if r is not None]
+    present = [r for r in rows if r is not None and not blind(r)]
     handles = style.verdict_keys((r.verdict for r in present), lw=1.4)
-    seen = any(_noise_floor(r) > 0 for r in present)
+    seen = any(noise_floor(r) > 0 for r in present)
     return [*handles, Line2D([], [], **FLOOR)] if seen else handles
 
 

@@ -38,16 +38,20 @@ def _whole(curve: Curve) -> bool:
     return bool(curve.n) and len(_points(curve)) == len(curve.n)
 
 
-def _finish(ax: Axes, curves: Sequence[Curve]) -> None:
-    """The reference of slope -1/2 just above the largest error, and axes that hold what can be shown."""
+def _finish(ax: Axes, curves: Sequence[Curve], every: Sequence[Curve] = ()) -> None:
+    """The reference of slope -1/2 just above the largest error, and axes that hold what can be shown.
+
+    Where panels share the axis of n, `every` curve sets it.
+    """
     points = [p for c in curves for p in _points(c)]
     if not points:
         style.say(ax, "no error to show")
         ax.set(xticks=[], yticks=[])
         return
-    high = max(n for n, _ in points)
+    across = every or curves
+    high = max(n for c in across for n, _ in _points(c))
     # a run without noise stops early, at a constant error: it does not set the axis
-    low = min(n for c in curves if c.n and max(c.n) == high for n, _ in _points(c))
+    low = min(n for c in across if c.n and max(c.n) == high for n, _ in _points(c))
     errors = [e for _, e in points]
     start = 1.5 * max(errors)
     ax.plot([low, high], [start, start * math.sqrt(low / high)], zorder=1, **SLOPE)
@@ -113,13 +117,16 @@ def _close(figure: Figure, findings: Sequence[Finding], site: str, notes: list[s
 
 @style.styled
 def convergence_by_estimator(findings: Sequence[Finding], site: str = "total") -> Figure:
-    """A panel for each estimator, a curve for each problem; every other estimator's curves in grey behind them."""
+    """A panel for each estimator, a curve for each problem; every other estimator's curves in grey behind them.
+
+    The panels of a row have their axes in common.
+    """
     drawn = [f for f in findings if site in f.curves]
     names, note = style.capped(dict.fromkeys(f.estimator_label for f in drawn), PANELS, "estimators")
     problems, fewer = style.capped(dict.fromkeys(f.problem_label for f in drawn), len(style.SERIES), "problems")
     across = 3 if len(names) in (5, 6) else 4
-    figure, axes = style.panels(len(names), across, 1.0 if len(names) > 4 else 2.0, sharex=True, sharey=True)
-    for ax, name in zip(axes, names, strict=True):
+    figure, axes = style.panels(len(names), across, 1.75 if len(names) > 4 else 2.0, sharex=True, sharey="row")
+    for place, (ax, name) in enumerate(zip(axes, names, strict=True)):
         _plot(ax, *(f.curves[site] for f in drawn if f.estimator_label != name), color=style.PALE, lw=0.6, zorder=1)
         for f in drawn:
             if f.estimator_label == name and f.problem_label in problems:
@@ -134,7 +141,9 @@ def convergence_by_estimator(findings: Sequence[Finding], site: str = "total") -
                     mew=0.3,
                     zorder=3,
                 )
-        _finish(ax, [f.curves[site] for f in drawn])
+        row = names[place // across * across :][:across]
+        own = [f.curves[site] for f in drawn if f.estimator_label in row]
+        _finish(ax, own, [f.curves[site] for f in drawn])
         ax.set_title(style.plain(name, 22), fontsize=8)
     handles = [
         Line2D([], [], color=style.SERIES[k], marker=style.MARKERS[k], ms=3.5, label=style.plain(p))

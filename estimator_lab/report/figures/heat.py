@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from estimator_lab.report.figures.style import INK, LINES, WIDTH, capped, noted, panel, plain, styled
-from estimator_lab.report.reading import group_name, groups, relative_bias, signal_to_noise
+from estimator_lab.report.figures.style import INK, LINES, MUTED, WIDTH, capped, noted, panel, plain, styled
+from estimator_lab.report.reading import group_name, groups, relative_bias, shows_bias, signal_to_noise
 from estimator_lab.report.rounding import rounded
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ BIAS = LinearSegmentedColormap.from_list(
     "relative bias",
     [(0.0, "#f4f7fa"), (1 / 3, "#d3e2ee"), (1 / 3 + 1e-6, "#f9dfc8"), (0.6, "#dd8a52"), (1.0, "#7d1d17")],
 )
+OPEN = "#e4e6e9"  # no finding
 NO_NOISE, NO_SIGNAL = "#e3e9d3", "#fbf3dc"
 SNR = LinearSegmentedColormap.from_list("signal to noise", ["#f3f5f8", "#8fb0cb", "#1f3a5f"]).with_extremes(
     over=NO_NOISE, under=NO_SIGNAL
@@ -71,8 +72,9 @@ def heat(
 ) -> Axes:
     """A statistic of every estimator (down) and group of every problem (across).
 
-    `statistic` is "relative_bias" (in per cent; the colour changes at the margin) or "snr" (in dB, of one replicate;
-    without noise, or without a signal that is resolved, a cell has a colour of its own, off the scale).
+    `statistic` is "relative_bias" (in per cent; the colour changes at the margin; what is undecided is grey and in
+    brackets) or "snr" (in dB, of one replicate; without noise, or without a signal that is resolved, a cell has a
+    colour of its own, off the scale).
     """
     of_bias = statistic == "relative_bias"
     names, fewer_lines = capped(dict.fromkeys(f.estimator_label for f in findings), LINES, "estimators")
@@ -97,7 +99,19 @@ def heat(
     else:
         shade = np.clip(table, 2 * low - high, 2 * high - low)  # infinities off the scale, yet drawn
     colours = BIAS if of_bias else SNR
-    image = ax.pcolormesh(np.ma.array(shade, mask=np.isnan(shade)), cmap=colours, vmin=low, vmax=high, ec="w", lw=0.6)
+    hidden = {
+        (f.estimator_label, f.problem_label, group_name(r))
+        for f in findings
+        for r in groups(f)
+        if of_bias and r.verdict == "undecided" and not shows_bias(r)
+    }
+    still = np.array([[(n, *c) in hidden for c in columns] for n in names], dtype=bool).reshape(len(names), -1)
+    still &= ~np.isnan(table)
+    if still.any():
+        ax.pcolormesh(np.ma.array(np.zeros_like(shade), mask=~still), cmap=ListedColormap([OPEN]), ec="w", lw=0.6)
+    image = ax.pcolormesh(
+        np.ma.array(shade, mask=np.isnan(shade) | still), cmap=colours, vmin=low, vmax=high, ec="w", lw=0.6
+    )
     for cells, marker in ((~known, "."), (known & np.isnan(table), "x")):
         down, across = np.nonzero(cells)
         ax.plot(across + 0.5, down + 0.5, ls="", marker=marker, color="#b9c0c9", ms=2)
@@ -106,6 +120,7 @@ def heat(
         red, green, blue = to_rgb(colours((float(shade[i, j]) - low) / (high - low))[:3])
         ink = "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.55 else INK
         text = rounded(value, most=3 if abs(value) >= 100 else 2) if math.isfinite(value) else "∞" if value > 0 else "<"
+        ink, text = (MUTED, f"({text})") if still[i, j] else (ink, text)
         ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=7, color=ink)
     ax.set_ylim(len(names), 0)
     ax.set_yticks(np.arange(len(names)) + 0.5, [plain(n) for n in names], fontsize=7.5)

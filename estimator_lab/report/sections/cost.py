@@ -33,8 +33,14 @@ def cost(s: Story) -> list[Block]:
         caption = (
             f"{p}: variance of one replicate over the squared norm of the gradient, with intervals, against its cost."
         )
-        lines = " The work is the same along a dashed line; a filled marker is a biased estimator." if not out else ""
-        out += [text(_cheapest(s, p)), s.figure(figures.cost(s.on(p)), alt, caption + lines)]
+        lines = (
+            " The work is the same along a dashed line; a filled marker is a biased estimator."
+            if not any(b["kind"] == "figure" for b in out)
+            else ""
+        )
+        out.append(text(_cheapest(s, p)))
+        if sum(positive(relative_variance(total(f))[0]) and positive(f.losses) for f in s.on(p)) > 1:
+            out.append(s.figure(figures.cost(s.on(p)), alt, caption + lines))
     return [*out, *_strip(s)] if s.diagnosis.ratios else out
 
 

@@ -43,7 +43,8 @@ def layers(s: Story) -> list[Block]:
         return [text(noise), *shown, *_shape("Group", [("", [(group_name(r), r) for r in groups(f)])])]
     out = [
         text(
-            "Where an estimator is wrong, and where it is merely noisy: relative bias (the colour turns at the margin)"
+            "Where an estimator is wrong, and where it is merely noisy: relative bias (the colour turns at the margin;"
+            " grey and in brackets: undecided, no finding)"
             " and signal-to-noise ratio of a single replicate, by group."
         )
     ]

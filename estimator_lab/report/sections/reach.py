@@ -6,21 +6,22 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from estimator_lab.conclusion import rounded_up
 from estimator_lab.report import figures
 from estimator_lab.report.figures.strip import MEDIAN
 from estimator_lab.report.figures.style import capped, shortened
-from estimator_lab.report.reading import detectable, group_name, groups, known, unestimable, unresolved
+from estimator_lab.report.reading import blind, detectable, group_name, groups, known, unestimable, unresolved
 from estimator_lab.report.rounding import ABSENT, count, p_value, rounded
-from estimator_lab.report.story import Block, Column, Story, chip, muted, table, text
+from estimator_lab.report.story import Block, Column, Story, chip, heading, muted, table, text
 from estimator_lab.report.wording import (
     bias_interval,
     bias_percent,
+    cosine,
     decibels,
     duration,
+    needed,
     percent,
     plural,
-    replicates,
-    value,
 )
 
 if TYPE_CHECKING:
@@ -73,8 +74,8 @@ def resolution(s: Story) -> list[Block]:
             group_name(r),
             rounded(100 * detectable(r), most=2),
             count(f.replicates),
-            replicates(n),
-            duration(n * f.seconds),
+            needed(n),
+            duration(rounded_up(n) * f.seconds),
         ]
         for n, f, r in shown
     ]
@@ -83,7 +84,7 @@ def resolution(s: Story) -> list[Block]:
 
 
 def _ledger(s: Story) -> list[Block]:
-    """What may be wrong, and how often at most; nothing where nothing was compared."""
+    """A heading and a table: what may be wrong, and how often at most; nothing where nothing was compared."""
     if not any(r.tested for f in s.findings for r in f.rows):
         return []
     lines = [[e.item, percent(float(f"{e.rate:.1e}")) if e.rate else "never", e.how] for e in s.diagnosis.ledger]
@@ -92,7 +93,8 @@ def _ledger(s: Story) -> list[Block]:
         ("At most", "right", "auto"),
         ("How", "left", "1fr"),
     ]
-    return [table(columns, [("", lines)], "What may be wrong, and how often at most.")]
+    rates = table(columns, [("", lines)], "The error rates that this report keeps.")
+    return [heading("What may be wrong, and how often at most"), rates]
 
 
 def truth(s: Story) -> list[Block]:
@@ -125,7 +127,7 @@ def every_group(s: Story) -> Block:
             used = everything
             for k, r in enumerate(rows):
                 owner = [] if s.single else [f.estimator_label if k == 0 else muted(f.estimator_label)]
-                parts.setdefault(f.problem_label, []).append([*owner, *_line(r)])
+                parts.setdefault(f.problem_label, []).append([*owner, *_line(r, f.claim is False)])
     left = f" {everything - used} of {count(everything)} lines are left out." if used < everything else ""
     tensors = (
         f" {plural(hidden, 'line')} of single tensors, and of totals over a single group, are not shown."
@@ -135,13 +137,18 @@ def every_group(s: Story) -> Block:
     where = f"{left}{tensors} The saved diagnosis has them all." if left or tensors else ""
     columns: list[Column] = [] if s.single else [("Estimator", "left", "1fr")]
     columns.append(("Group", "left", "1fr" if s.single else "auto"))
+    looked = (
+        " p is the smallest of all looks, times their planned number, and adjusted."
+        if any(f.looks_planned > 1 for f in s.sampled)
+        else ""
+    )
     heads = ("d", "Bias (%)", "interval", "Adj. p", "SNR (dB)", "cos of mean", "Detect. (%)")
     columns += [(head, "right", "auto") for head in heads]
     return table(
         [*columns, ("Verdict", "center", "auto")],
         [("" if s.single else p, lines) for p, lines in parts.items()],
         "Every group: the unit gradients of a site, the weights that feed it, single tensors, and the total. Sites and"
-        f" the weights that feed them are tested and adjusted by Holm's method within their pair.{where}",
+        f" the weights that feed them are tested and adjusted by Holm's method within their pair.{looked}{where}",
     )
 
 
@@ -151,7 +158,7 @@ def _told(s: Story, f: Finding) -> list[Row]:
     return [r for r in f.rows if s.single or r in tested or (r.level == "total" and len(tested) > 1)]
 
 
-def _line(r: Row) -> list[Any]:
+def _line(r: Row, declared: bool) -> list[Any]:
     name = {"weight": f"tensor {r.name}", "total": "all weights" if r.name == "weights" else f"total, {r.name}"}
     untested = muted("not tested") if r.level == "weight" else chip(r.verdict) | {"tone": "muted"}
     return [
@@ -161,7 +168,7 @@ def _line(r: Row) -> list[Any]:
         muted(bias_interval(r)),
         p_value(r.p_holm) if r.tested and not known(r) else ABSENT,
         decibels(r),
-        value(r, "cosine_of_mean"),
+        ABSENT if blind(r) else cosine(r, "cosine_of_mean"),
         rounded(100 * detectable(r), most=2),
-        chip(r.verdict) if r.tested or known(r) else untested,
+        chip(r.verdict, declared) if r.tested or known(r) else untested,
     ]

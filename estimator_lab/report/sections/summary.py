@@ -10,18 +10,20 @@ from estimator_lab.report.advice import saved
 from estimator_lab.report.figures.style import capped, shortened
 from estimator_lab.report.reading import (
     alike,
+    blind,
     gated,
     group_name,
     groups,
     known,
+    noise_floor,
+    obstacles,
     relative_bias,
     shows_bias,
-    standing,
     total,
 )
 from estimator_lab.report.rounding import ABSENT, count, rounded
-from estimator_lab.report.story import TONES, WORDS, Block, Story, heading, muted, table, text, verdict_chip
-from estimator_lab.report.wording import bias_interval, bias_percent, decibels, error, listed, percent, plural, value
+from estimator_lab.report.story import Block, Story, heading, muted, table, text, verdict_chip
+from estimator_lab.report.wording import bias_interval, bias_percent, cosine, decibels, error, listed, percent, plural
 
 if TYPE_CHECKING:
     from estimator_lab.finding import Finding
@@ -57,7 +59,7 @@ def pairs(s: Story, findings: Sequence[Finding], caption: str) -> Block:
     rows: list[list[Any]] = []
     for f in findings:
         row = total(f)
-        line = [shortened(f.estimator_label, 34), verdict_chip(f), decibels(row), value(row, "mean_cosine")]
+        line = [shortened(f.estimator_label, 34), verdict_chip(f), decibels(row), cosine(row, "mean_cosine")]
         line += [_work(s, f)] if s.diagnosis.ratios else []
         drawn = muted("exact") if f.exact else count(f.replicates)
         rows.append([*line, rounded(f.losses), rounded(1e6 * f.seconds, most=2), drawn, bias_percent(row)])
@@ -84,7 +86,8 @@ def pairs(s: Story, findings: Sequence[Finding], caption: str) -> Block:
 LEGEND = (
     "All weights together. SNR: squared norm of the mean over the variance of one replicate; E cos: mean cosine of one"
     " replicate with the gradient; losses and µs per replicate; draws behind the verdict; bias: its debiased norm over"
-    " that of the gradient, with the simultaneous interval@. A filled verdict violates a claim of unbiasedness."
+    " that of the gradient, with the simultaneous interval@. White on red: a claim of unbiasedness is violated;"
+    " grey: biased, as declared."
 )
 
 
@@ -145,8 +148,8 @@ def _matrices(s: Story) -> list[Block]:
         )
         caption = (
             "Relative bias (%) of all weights together, and the verdict over all groups: within the margin, exact,"
-            " open (undecided), biased (by an unresolved amount), beyond (the margin). A filled cell violates a claim"
-            f" of unbiasedness.{blank}{f' {left}.' if left else ''}"
+            " open (undecided), biased (by an unresolved amount), beyond (the margin). White on red: a claim of"
+            f" unbiasedness is violated; grey: biased, as declared.{blank}{f' {left}.' if left else ''}"
         )
         out.append({"kind": "matrix", "across": across, "rows": rows, "caption": caption})
     return out
@@ -156,8 +159,8 @@ def _cell(f: Finding | None) -> dict[str, str] | None:
     if f is None:
         return None
     size = "0" if f.verdict == "exact" else rounded(100 * relative_bias(total(f)), most=2)
-    tone = "alarm" if standing(f) == "violated" else TONES.get(f.verdict, "plain")
-    return {"value": size, "word": WORDS.get(f.verdict, f.verdict).replace("undecided", "open"), "tone": tone}
+    seen = verdict_chip(f)
+    return {"value": size, "word": seen["text"].replace("undecided", "open"), "tone": seen["tone"]}
 
 
 def _bias_sentence(s: Story, findings: Sequence[Finding]) -> str:
@@ -176,6 +179,12 @@ def _bias_sentence(s: Story, findings: Sequence[Finding]) -> str:
         if off
         else ""
     )
+    void = [r for f in findings for r in groups(f) if blind(r)]
+    if void:
+        if number == len(void):
+            none = "The one group cannot" if number == 1 else f"None of the {tested} can"
+            return f"{none} be judged: {obstacles(void)}."
+        more += f" {len(void)} cannot be judged: {obstacles(void)}."
     if not flagged:
         none = f"None of the {tested} shows" if number > 1 else "The one group does not show"
         return f"{none} a bias{' beyond doubt' if off else ''}.{more}"
@@ -202,11 +211,12 @@ def _forest(s: Story, mine: Sequence[Finding], legend: str) -> Block:
     p = mine[0].problem_label
     drawn = figures.bias(mine[0], margin=s.margin) if len(mine) == 1 else figures.bias_by_group(mine, s.margin)
     alt = f"Relative bias in each group of {p}, with intervals."
-    exact = {known(r) for f in mine for r in groups(f)}
+    rows = [r for f in mine for r in groups(f) if not blind(r)]
+    exact = {known(r) for r in rows}
     kind = "; a marker without interval is exact" if len(exact) > 1 else ", exact" if True in exact else ""
     intervals = ", with simultaneous intervals" if False in exact else ""
-    dotted = " A dotted interval is not to be trusted." if not all(gated(r) for f in mine for r in groups(f)) else ""
-    tick = f"{dotted}{TICK if legend and intervals else ''}"
+    dotted = " A dotted interval is not to be trusted." if not all(map(gated, rows)) else ""
+    tick = f"{dotted}{TICK if legend and any(noise_floor(r) > 0 for r in rows) else ''}"
     return s.figure(drawn, alt, f"{p}: relative bias by group{intervals}{kind}. {legend}{tick}".strip())
 
 

@@ -32,11 +32,22 @@ def intervals(s: Story) -> list[Block]:
     if not needed:
         return [text("Every bias of this report is known exactly, so that no verdict rests on an interval.")]
     many = Counter(t.word for t, _, _ in needed)
-    counted = listed(f"{many[word]} {'is' if many[word] == 1 else 'are'} {word}" for word in TONES if many[word])
+    void = [r for t, _, r in needed if t.word == "not trusted"]
+    free = " No verdict rests on it." if len(void) == 1 else " No verdict rests on those."
+    free = free if void and all(r.verdict == "undecided" for r in void) else ""
+    if len(needed) == 1:
+        only = needed[0][0]
+        counted = "has no trustworthy interval" if void else f"has an interval that is {only.word}"
+        counted = f"The one group {counted}{f': {only.reason}' if only.reason else ''}."
+    else:
+        parts = [f"{many[w]} {'has' if many[w] == 1 else 'have'} one that is {w}" for w in TONES if many[w]]
+        if void:
+            parts[-1] = f"{len(void)} {'has' if len(void) == 1 else 'have'} no trustworthy one"
+        counted = f"Of {len(needed)} groups that want an interval for the bias, {listed(parts)}."
     rest = f" The other {plural(exact, 'group')} need{'s' * (exact == 1)} none: the bias is exact." if exact else ""
     said = (
-        "An interval is right when the means of batches are nearly normal, and when enough draws carry the error. Of"
-        f" {plural(len(needed), 'group')} judged by draws, {counted}.{rest}"
+        "An interval is right when the means of batches are nearly normal, and when enough draws carry the error."
+        f" {counted}{free}{rest}"
     )
     return [text(said), *_quantiles(s), _table(s, needed)]
 
@@ -96,9 +107,11 @@ def _table(s: Story, needed: Sequence[tuple[Trust, Finding, Row]]) -> Block:
         else " The least trusted group of each estimator" + (", over all problems." if s.many else " on each problem.")
     )
     caption = (
-        f"What the intervals rest on.{what} n_eff: how many draws carry the squared error; a claim needs {GATE:.0f}, or"
-        f" {WIDE_GATE:.0f} in several dimensions, an interval for the variance {ENOUGH:.0f}. Tail: Pareto index of the"
-        f" error of a draw; above 0.5 the variance may be infinite where n_eff is below {ENOUGH:.0f} as well (clumps of"
+        f"What the intervals rest on.{what} n_eff: how many draws carry the squared error, more is better: a claim"
+        f" needs {GATE:.0f}, or {WIDE_GATE:.0f} in several dimensions, an interval for the variance {ENOUGH:.0f}."
+        " Tail: Pareto index of the"
+        f" error of a draw, smaller is better and below 0.5 good; above, the"
+        f" variance may be infinite where n_eff is below {ENOUGH:.0f} as well (clumps of"
         " bounded draws read so too). Kurtosis:"
         " mean fourth power of the error over the squared mean of its square. p: of normal batch errors (Shapiro and"
         f" Wilk), in doubt below {p_value(s.doubt)}.{f' {left}.' if left else ''}"
