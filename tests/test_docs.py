@@ -110,7 +110,12 @@ def same(shown: str, found: str) -> None:
     """Equal words, which no seed decides; numbers to 20 %, without times, intervals and what is read off intervals."""
 
     def plain(text: str) -> str:
-        text = re.sub(r"^(.*\((?:as claimed|as declared|declared biased|no claim|violated|inconclusive)\).* )\S+( +\d+)$", r"\1TIME\2", text, flags=re.M)
+        text = re.sub(
+            r"^(.*\((?:as claimed|as declared|declared biased|no claim|violated|inconclusive)\).* )\S+( +\d+)$",
+            r"\1TIME\2",
+            text,
+            flags=re.M,
+        )
         text = re.sub(r"\[[^\]]*, [^\]]*\]", "[INTERVAL]", text)
         text = re.sub(NUMBER.pattern + r" (%|replicates)", r"N \1", text)
         return re.sub(r"[ \t]+", " ", text).replace("[ ", "[").strip()
