@@ -32,7 +32,7 @@ class Budget:
         replicates: at most; by default 65536, or 16384 for gradients of over 1000 coordinates, or 4096 of over 100000,
             or 2^24 where a time is given.
         seconds: for the whole study, shared equally by what is still to be measured. No block of draws is begun after
-            it, so that it may be exceeded by one block, and by preparing and reporting.
+            it, so that it may be exceeded by one block, and by preparing, estimating a truth and reporting.
         precision: go on until a relative bias of this size would be found with probability 0.95 in every tested group,
             instead of until the verdict is settled.
         early: stop as soon as every verdict is settled (or the precision is reached).

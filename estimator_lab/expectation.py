@@ -245,11 +245,15 @@ def expectation(measurement: Measurement, limit: int = LIMIT) -> Expectation | N
     times that of the two quadratures.
 
     None for black boxes, for grids of more than ``limit`` points, and for estimators that draw from torch's global
-    stream, ask for other numbers at every call, bring randomness of their own, or give values that are not finite.
+    stream, ask for other numbers at every call, bring randomness of their own, or whose quadrature meets values that
+    are not finite.
 
     Args:
         measurement: prepared; not changed.
         limit: points of the largest grid.
+
+    Raises:
+        MeasurementError: a gradient is not finite on an outcome that has a positive probability.
 
     Cost: twice as many draws as points, at least 16384; quadratures 17408 more, for their sections. 10 us a
     point on 16 bits; a few ms where the grid is too large; up to 1 s where two large quadratures do not agree.

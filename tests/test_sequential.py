@@ -22,6 +22,7 @@ from estimator_lab.plan import Plan
 from estimator_lab.problems import ChainOfFour, OneBit, QuadraticForm, TwoLayer
 from estimator_lab.statistics import Look, Looks, detectable, verdict
 from estimator_lab.statistics.bias import equivalent, exceeds, relative_bias_interval, replicates_needed, truth_needed
+from estimator_lab.statistics.group import carrying
 from estimator_lab.statistics.ratio import variance_ratio
 from estimator_lab.statistics.verdict import POWER
 from estimator_lab.truth import Truth
@@ -355,6 +356,28 @@ def test_without_random_numbers_no_draw_is_missing():
     truth = Truth.estimated(problem, LeaveOneOut(4), 2**14)
     found = lab.diagnose(MeanField(), on=problem, truth=truth).findings[0]
     assert found.verdict == "biased" and found.replicates == 32
+
+
+def test_how_many_draws_carry_a_variance():
+    """`R (E q)^2 / E q^2` about the mean: equal in one dimension, a lower bound in several; few events count as few."""
+    rng = np.random.default_rng(3)
+    p, size = np.array([0.02, 0.3, 0.1]), np.array([5.0, 1.0, -2.0])
+    x = size * (rng.random((4000, 3)) < p)
+    centred = x - x.mean(0)
+    variance, kurtosis = (centred**2).mean(0), (centred**4).mean(0) / (centred**2).mean(0) ** 2
+
+    def direct(columns):
+        q = (centred[:, columns] ** 2).sum(1)
+        return q.sum() ** 2 / (q**2).sum()
+
+    for j in range(3):
+        assert carrying(4000, variance[[j]], kurtosis[[j]]) == pytest.approx(direct([j]))
+        share = (x[:, j] != 0).mean()  # of a law of two values: the kurtosis is 1 / (p q) - 3
+        scatter = share * (1 - share)
+        assert carrying(4000, variance[[j]], kurtosis[[j]]) == pytest.approx(4000 * scatter / (1 - 3 * scatter))
+    assert carrying(4000, variance, kurtosis) <= direct([0, 1, 2])
+    assert carrying(4000, np.tile(variance[:1], 3), np.tile(kurtosis[:1], 3)) == pytest.approx(direct([0]))
+    assert carrying(7, np.zeros(3), np.zeros(3)) == 7
 
 
 def test_rare_events_in_the_truth_are_gated(sampled):
