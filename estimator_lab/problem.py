@@ -37,6 +37,18 @@ class Problem(abc.ABC):
     def loss(self, weights: Mapping[str, Tensor], samples: tuple[Tensor, ...], thetas: tuple[Tensor, ...]) -> Tensor:
         """Loss of each example ``[B]`` given all samples; ``thetas`` for terms such as an entropy."""
 
+    def at(self, weights: Mapping[str, Tensor], name: str) -> "Problem":
+        """The same problem with other weights, say those of a checkpoint.
+
+        Args:
+            weights: one tensor for each of this problem's weights, of its shape.
+            name: of the weights; it becomes part of the problem's repr and label.
+
+        Raises:
+            UsageError: names or shapes differ from this problem's.
+        """
+        return _At(self, weights, name)
+
     @property
     def label(self) -> str:
         """Short name for tables and figures."""
@@ -44,6 +56,39 @@ class Problem(abc.ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__qualname__}()"
+
+
+class _At(Problem):
+    """A problem with other weights."""
+
+    def __init__(self, problem: Problem, weights: Mapping[str, Tensor], name: str):
+        own = {k: list(v.shape) for k, v in problem.weights().items()}
+        found = {k: list(v.shape) for k, v in weights.items()}
+        if own != found:
+            raise UsageError(f"{problem!r} has weights {own}; found {found}: give every one of them, in this order")
+        self.problem, self.name = problem, name
+        self.sites, self.batch = problem.sites, problem.batch
+        self._weights = {k: v.detach().clone() for k, v in weights.items()}
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """Those that were given."""
+        return self._weights
+
+    def theta(self, weights: Mapping[str, Tensor], samples: tuple[Tensor, ...]) -> Tensor:
+        """The problem's own."""
+        return self.problem.theta(weights, samples)
+
+    def loss(self, weights: Mapping[str, Tensor], samples: tuple[Tensor, ...], thetas: tuple[Tensor, ...]) -> Tensor:
+        """The problem's own."""
+        return self.problem.loss(weights, samples, thetas)
+
+    @property
+    def label(self) -> str:
+        """The problem's label and the weights' name."""
+        return f"{self.problem.label}, {self.name}"
+
+    def __repr__(self) -> str:
+        return f"{self.problem!r}.at({self.name!r})"
 
 
 class OneSite(Problem):
