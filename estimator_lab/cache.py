@@ -41,7 +41,7 @@ def store(kind: str, identity: str, arrays: Mapping[str, Array]) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".tmp", delete=False) as file:
-            np.savez(file, identity=np.array(identity), **arrays)
+            np.savez(file, allow_pickle=False, identity=np.array(identity), **arrays)
         os.replace(file.name, target)  # whole or not at all, also when two processes write
     except OSError:
         return
