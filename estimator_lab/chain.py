@@ -1,9 +1,10 @@
 """The walk through the sites: the only place that knows the replicate axis, vmap and autograd."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ PROBES = 8
 
 Weights = Mapping[str, Tensor]
 Tensors = tuple[Tensor, ...]
+Step = Callable[..., Tensors]
 
 
 @dataclass
@@ -50,6 +52,7 @@ class _Walk:
     weights: Weights
     per_replicate: bool
     first: Tensor
+    carry: Tensors
     offsets: list[Tensor]
     noise: Noise
     replicates: int
@@ -58,9 +61,10 @@ class _Walk:
 class Chain:
     """A problem under an estimator: draws gradient estimates, R at a time.
 
-    Replicates are a tensor axis: the two functions of the problem are mapped over it with ``torch.func.vmap``, and
-    estimators run outside of vmap on tensors ``[*extra, K, R, B, *units]``. A problem that vmap cannot map, or maps to
-    other values than a loop does, is run in a loop; ``notes`` then says so.
+    Replicates are a tensor axis. The problem is mapped over it with ``torch.func.vmap``, or the axis is
+    folded into that of the examples where the problem allows it; estimators run outside of vmap on tensors
+    ``[*extra, K, R, B, *units]``. A problem that can be mapped neither way, or gives other values than a loop does, is
+    run in a loop; ``notes`` then says so.
 
     Args:
         problem: what is differentiated.
@@ -89,7 +93,9 @@ class Chain:
         self.loss_scale = 0.0
         self.dead: frozenset[Key] = frozenset()  # gradients that no path led to in the last draw
         self.tally = Tally()
-        self._looped = False
+        self.looped = False
+        self._folded = problem.foldable
+        self._ranks: list[tuple[int, ...]] = []  # of what each step hands on
         self._check_family(estimator)
         self._probe()
 
@@ -104,55 +110,83 @@ class Chain:
                 raise UsageError(reason)
 
     def _probe(self) -> None:
-        """Walks a few hard samples through the problem, checks every shape, and compares vmap with a loop."""
+        """Walks a few hard samples through the problem, checks every shape, and compares its maps with a loop."""
         problem, batch = self.problem, self.problem.batch
         noise = MonteCarlo("probe", repr(problem), device=self.device)
-        rows: list[tuple[Tensors, Tensors]] = []
+        rows: list[tuple[Tensors, Tensors, list[Tensors]]] = []
         with forked(derive_seed("probe")):
             for _ in range(PROBES):
+                theta, handed = problem.begin(self.weights)
                 samples: Tensors = ()
                 thetas: Tensors = ()
+                carries: list[Tensors] = []
                 for spec in problem.sites:
-                    theta = problem.theta(self.weights, samples)
                     shape = (batch, *spec.theta_shape)
                     self._expect(theta, shape, f"theta() of site {spec.name!r}", "[batch, *units, *theta]")
                     site = Site(spec, theta.detach()[None, None], noise)
                     samples, thetas = (*samples, site.sample()[0, 0]), (*thetas, theta.detach())
-                self._expect(problem.loss(self.weights, samples, thetas), (batch,), "loss()", "[batch]")
-                rows.append((samples, thetas))
+                    carries.append(tuple(t.detach() for t in handed))
+                    if len(samples) < len(problem.sites):
+                        theta, handed = problem.advance(self.weights, carries[-1], samples)
+                loss = problem.finish(self.weights, carries[-1], samples, thetas)
+                self._expect(loss, (batch,), "loss()", "[batch]")
+                rows.append((samples, thetas, carries))
+            self.loss_scale = float(loss.detach().abs().mean())
+            self._ranks = [tuple(t.dim() for t in carry) for carry in carries]
             drawn, known = (
-                tuple(torch.stack(pair)[None] for pair in zip(*g, strict=True)) for g in zip(*rows, strict=True)
+                tuple(torch.stack(t)[None] for t in zip(*g, strict=True)) for g in list(zip(*rows, strict=True))[:2]
             )
-            calls: list[tuple[Callable[..., Tensor], tuple[Tensors, ...]]] = [(problem.loss, (drawn, known))]
-            calls += [(problem.theta, (drawn[:i],)) for i in range(1, len(drawn))]
+            kept = [
+                tuple(torch.stack(t)[None] for t in zip(*c, strict=True))
+                for c in zip(*(row[2] for row in rows), strict=True)
+            ]
+            calls: list[tuple[Step, tuple[Tensors, ...]]] = [(self._finish, (kept[-1], drawn, known))]
+            calls += [(self._advance, (kept[i - 1], drawn[:i])) for i in range(1, len(drawn))]
             self._check_examples(calls)
-            self.loss_scale = float(problem.loss(self.weights, *rows[0]).detach().abs().mean())
             looped = [self._loop(function, self.weights, False, *groups) for function, groups in calls]
+            self._folded = self._folded and not self._differs(
+                lambda function, groups: self._fold(function, self.weights, *groups), calls, looped
+            )
             apart = "weight" in self.wrt
-            weights = {k: v.expand(PROBES, *v.shape) for k, v in self.weights.items()} if apart else self.weights
-            reason = "vmap gives other values than a loop"
-            try:
-                mapped = [self._vmap(function, weights, apart, *groups) for function, groups in calls]
-                agree = all(self._close(a, b) for a, b in zip(mapped, looped, strict=True))
-            except Exception as error:  # whatever the user's function raises under vmap, the loop above ran it
-                agree, reason = False, f"vmap refuses it ({(str(error) or type(error).__name__).splitlines()[0][:120]})"
-        if not agree:
-            self._looped = True
-            self.notes = (f"{problem!r} runs in a loop over replicates, which is slow: {reason}",)
+            if apart or not self._folded:
+                weights = {k: v.expand(PROBES, *v.shape) for k, v in self.weights.items()} if apart else self.weights
+                reason = self._differs(
+                    lambda function, groups: self._vmap(function, weights, apart, *groups), calls, looped
+                )
+                if reason:
+                    self.looped = True
+                    self.notes = (f"{problem!r} runs in a loop over replicates, which is slow: {reason}",)
+
+    def _differs(
+        self,
+        run: Callable[[Step, tuple[Tensors, ...]], Tensors],
+        calls: list[tuple[Step, tuple[Tensors, ...]]],
+        looped: list[Tensors],
+    ) -> str:
+        """Why a map of the problem cannot be used, or an empty string."""
+        try:
+            for (function, groups), expected in zip(calls, looped, strict=True):
+                if not all(map(self._close, run(function, groups), expected)):
+                    return "vmap gives other values than a loop"
+        except Exception as error:  # whatever the user's function raises under vmap, the loop ran it
+            return f"vmap refuses it ({(str(error) or type(error).__name__).splitlines()[0][:120]})"
+        return ""
 
     def _close(self, a: Tensor, b: Tensor) -> bool:
         return torch.allclose(a, b, rtol=1e4 * torch.finfo(self.dtype).eps, equal_nan=True)
 
-    def _check_examples(self, calls: list[tuple[Callable[..., Tensor], tuple[Tensors, ...]]]) -> None:
+    def _check_examples(self, calls: list[tuple[Step, tuple[Tensors, ...]]]) -> None:
         """Requires the first example's values to stay when the samples of all others change."""
         for function, groups in calls:
             one = function(self.weights, *(tuple(t[0, 0] for t in group) for group in groups))
             for other in range(1, PROBES):
                 mixed = (tuple(torch.cat([t[0, 0, :1], t[0, other, 1:]]) for t in group) for group in groups)
-                if self._close(one[:1], function(self.weights, *mixed)[:1]):
+                results = function(self.weights, *mixed)
+                if all(self._close(a[:1], b[:1]) for a, b in zip(one, results, strict=True)):
                     continue
+                name = "loss" if function == self._finish else "theta"
                 raise UsageError(
-                    f"{function.__name__}() of {self.problem!r} mixes examples: the first one's value changes with the "
+                    f"{name}() of {self.problem!r} mixes examples: the first one's value changes with the "
                     "samples of others; write it per example (batch normalisation and in-batch losses are not)"
                 )
 
@@ -166,59 +200,76 @@ class Chain:
             raise UsageError(f"{what} on {self.problem!r}: expected {where}")
 
     # ------------------------------------------------------------------ mapping the problem over leading axes
-    def _map(self, function: Callable[..., Tensor], weights: Weights, per_replicate: bool, *groups: Tensors) -> Tensor:
-        run = self._loop if self._looped else self._vmap
+    def _advance(self, weights: Weights, carry: Tensors, samples: Tensors) -> Tensors:
+        theta, handed = self.problem.advance(weights, carry, samples)
+        return (theta, *handed)
+
+    def _finish(self, weights: Weights, carry: Tensors, samples: Tensors, thetas: Tensors) -> Tensors:
+        return (self.problem.finish(weights, carry, samples, thetas),)
+
+    def _map(self, function: Step, weights: Weights, per_replicate: bool, *groups: Tensors) -> Tensors:
         if not torch.is_grad_enabled():  # a mere evaluation: all replicates share the weights
             weights, per_replicate = self.weights, False
-        return run(function, weights, per_replicate, *groups)
+        if self._folded and not per_replicate:
+            return self._fold(function, weights, *groups)
+        return (self._loop if self.looped else self._vmap)(function, weights, per_replicate, *groups)
 
     def _flatten(self, groups: tuple[Tensors, ...]) -> tuple[list[Tensor], torch.Size]:
         """All tensors broadcast to their common leading axes ``[*extra, K, R]``."""
-        flat = [t for group in groups for t in group]
-        tails = []
-        for kind, group in zip(("value_shape", "theta_shape"), groups, strict=False):
+        _, samples, *thetas = groups
+        tails = list(self._ranks[len(samples) - 1])
+        for kind, group in zip(("value_shape", "theta_shape"), (samples, *thetas), strict=False):
             tails += [1 + len(getattr(spec, kind)) for spec, _ in zip(self.problem.sites, group, strict=False)]
+        flat = [t for group in groups for t in group]
         lead = torch.broadcast_shapes(*(t.shape[: t.dim() - tail] for t, tail in zip(flat, tails, strict=True)))
         return [t.expand(*lead, *t.shape[t.dim() - tail :]) for t, tail in zip(flat, tails, strict=True)], lead
 
-    def _vmap(self, function: Callable[..., Tensor], weights: Weights, per_replicate: bool, *groups: Tensors) -> Tensor:
+    @staticmethod
+    def _grouped(tensors: Sequence[Tensor], groups: tuple[Tensors, ...]) -> Iterator[Tensors]:
+        """A flat list in groups of the lengths of others."""
+        rest = iter(tensors)
+        return (tuple(islice(rest, len(group))) for group in groups)
+
+    def _fold(self, function: Step, weights: Weights, *groups: Tensors) -> Tensors:
         flat, lead = self._flatten(groups)
-        count = len(groups[0])
+        out = function(weights, *self._grouped([t.flatten(0, len(lead)) for t in flat], groups))
+        return tuple(t.reshape(*lead, self.problem.batch, *t.shape[1:]) for t in out)
 
-        def call(w: Weights, tensors: Tensors) -> Tensor:
-            return function(w, *(tensors[i : i + count] for i in range(0, len(tensors), count)))
+    def _vmap(self, function: Step, weights: Weights, per_replicate: bool, *groups: Tensors) -> Tensors:
+        flat, lead = self._flatten(groups)
 
-        if not per_replicate:  # shared weights: every leading axis is one axis
-            out: Tensor = vmap(call, (None, 0))(weights, tuple(t.flatten(0, len(lead) - 1) for t in flat))
-            return out.reshape(*lead, *out.shape[1:])
-        if math.prod(lead[:-1]) == 1:  # one path: a plain batched product, no inner map
-            out = vmap(call, (0, 0))(weights, tuple(t.flatten(0, len(lead) - 1) for t in flat))
-            return out.reshape(*lead, *out.shape[1:])
+        def call(w: Weights, tensors: Tensors) -> Tensors:
+            return function(w, *self._grouped(tensors, groups))
+
+        if not per_replicate or math.prod(lead[:-1]) == 1:
+            # shared weights, or one path and hence plain batched products: every leading axis is one axis
+            apart = 0 if per_replicate else None
+            out: Tensors = vmap(call, (apart, 0))(weights, tuple(t.flatten(0, len(lead) - 1) for t in flat))
+            return tuple(t.reshape(*lead, *t.shape[1:]) for t in out)
         out = vmap(vmap(call, (None, 0)), (0, 1), 1)(weights, tuple(t.flatten(0, len(lead) - 2) for t in flat))
-        return out.reshape(*lead, *out.shape[2:])
+        return tuple(t.reshape(*lead, *t.shape[2:]) for t in out)
 
-    def _loop(self, function: Callable[..., Tensor], weights: Weights, per_replicate: bool, *groups: Tensors) -> Tensor:
+    def _loop(self, function: Step, weights: Weights, per_replicate: bool, *groups: Tensors) -> Tensors:
         flat, lead = self._flatten(groups)
         rows = [t.flatten(0, len(lead) - 1) for t in flat]
-        count, replicates = len(groups[0]), lead[-1]
         results = []
         for i in range(math.prod(lead)):
-            w = {k: v[i % replicates] for k, v in weights.items()} if per_replicate else weights
-            tensors = tuple(t[i] for t in rows)
-            results.append(function(w, *(tensors[j : j + count] for j in range(0, len(tensors), count))))
-        return torch.stack(results).reshape(*lead, *results[0].shape)
+            w = {k: v[i % lead[-1]] for k, v in weights.items()} if per_replicate else weights
+            results.append(function(w, *self._grouped([t[i] for t in rows], groups)))
+        return tuple(torch.stack(t).reshape(*lead, *t[0].shape) for t in zip(*results, strict=True))
 
     # ------------------------------------------------------------------ the walk
-    def _step(self, walk: "_Walk", samples: Tensors, thetas: Tensors, active: Estimator) -> Tensor:
+    def _step(self, walk: "_Walk", carry: Tensors, samples: Tensors, thetas: Tensors, active: Estimator) -> Tensor:
         """Surrogate loss ``[*lead, B]`` from the next site on, under the estimator that is active there."""
         problem = self.problem
         if len(samples) == len(problem.sites):
-            return self._loss(walk, samples, thetas)
+            return self._loss(walk, carry, samples, thetas)
         spec, offset = problem.sites[len(samples)], walk.offsets[len(samples)]
         if samples:
-            theta = self._map(problem.theta, walk.weights, walk.per_replicate, samples) + offset
+            theta, *handed = self._map(self._advance, walk.weights, walk.per_replicate, carry, samples)
+            theta, carry = theta + offset, tuple(handed)
         else:
-            theta = (walk.first + offset).expand(self.estimator.paths, *offset.shape)
+            theta, carry = (walk.first + offset).expand(self.estimator.paths, *offset.shape), walk.carry
         site = Site(spec, theta, walk.noise)
         lead, tail = theta.shape[: site.lead], (self.estimator.paths, walk.replicates, problem.batch, *spec.value_shape)
 
@@ -235,7 +286,7 @@ class Chain:
                     f"{active!r} passed {value.dtype} on from site {spec.name!r}, where theta is {theta.dtype}; "
                     "convert it with value.to(theta)"
                 )
-            return self._step(walk, (*samples, value), (*thetas, theta), using or active)
+            return self._step(walk, carry, (*samples, value), (*thetas, theta), using or active)
 
         loss = active.surrogate(site, downstream)
         self._expect(
@@ -247,21 +298,14 @@ class Chain:
         )
         return loss
 
-    def _loss(self, walk: "_Walk", samples: Tensors, thetas: Tensors) -> Tensor:
-        loss = self._map(self.problem.loss, walk.weights, walk.per_replicate, samples, thetas)
+    def _loss(self, walk: "_Walk", carry: Tensors, samples: Tensors, thetas: Tensors) -> Tensor:
+        (loss,) = self._map(self._finish, walk.weights, walk.per_replicate, carry, samples, thetas)
         count = loss.numel() / (walk.replicates * self.problem.batch)
         self.tally.losses += count
         if loss.requires_grad:
             tally = self.tally
             loss.register_hook(lambda _: _count_backward(tally, count))
         return loss
-
-    def _walk(
-        self, weights: Weights, per_replicate: bool, first: Tensor, offsets: list[Tensor], noise: Noise
-    ) -> Tensor:
-        """Surrogate loss ``[K, R, B]``; ``first`` is the first site's theta ``[B, ...]`` or ``[R, B, ...]``."""
-        walk = _Walk(weights, per_replicate, first, offsets, noise, offsets[0].shape[0])
-        return self._step(walk, (), (), self.estimator)
 
     # ------------------------------------------------------------------ what callers use
     def draw(self, replicates: int, noise: Noise, offsets: Mapping[str, Tensor] | None = None) -> dict[Key, Tensor]:
@@ -299,9 +343,15 @@ class Chain:
                 weights = {k: v.expand(replicates, *v.shape).requires_grad_() for k, v in self.weights.items()}
             else:
                 shared = weights = self.weights
-            first = problem.theta(shared, ())
-            loss = self._walk(weights, by_weight, first.detach(), leaves, noise)
-            inputs = leaves + (list(weights.values()) if by_weight else [])
+            begun = self._begin(shared)
+            theta, *carry = (t.detach() for t in begun)
+            # What no replicate changes is computed once. Its derivatives are taken for every replicate and pulled back.
+            early = [i for i, t in enumerate(begun[1:]) if t.requires_grad]
+            for i in early:
+                carry[i] = carry[i].expand(replicates, *carry[i].shape).requires_grad_()
+            walk = _Walk(weights, by_weight, theta, tuple(carry), leaves, noise, replicates)
+            loss = self._step(walk, (), (), (), self.estimator)
+            inputs = leaves + (list(weights.values()) + [carry[i] for i in early] if by_weight else [])
             # Weight gradients are the large tensors: they come out scaled by 1 / B, and unit gradients are scaled back.
             scale = batch if by_weight else 1
             grads: tuple[Tensor | None, ...] = (None,) * len(inputs)  # of a dead path, whose estimate is zero
@@ -314,29 +364,43 @@ class Chain:
                     result["unit", spec.name] = torch.zeros_like(leaf) if g is None else g if scale == 1 else g * scale
                     dead |= {("unit", spec.name)} if g is None else set()
             if by_weight:
-                early: tuple[Tensor | None, ...] = (None,) * len(shared)
-                if first.requires_grad and grads[0] is not None:
-                    early = self._pull_back(first, list(shared.values()), grads[0])
-                for (name, leaf), late, pulled in zip(weights.items(), grads[len(leaves) :], early, strict=True):
+                last = grads[len(leaves) + len(weights) :]
+                values = [begun[0], *(begun[1 + i] for i in early)]
+                pairs = [
+                    (value, g)
+                    for value, g in zip(values, (grads[0], *last), strict=True)
+                    if value.requires_grad and g is not None
+                ]
+                pulled_back = self._pull_back(pairs, list(shared.values()))
+                own = grads[len(leaves) : len(leaves) + len(weights)]
+                for (name, leaf), late, pulled in zip(weights.items(), own, pulled_back, strict=True):
                     parts = [g.detach() for g in (late, pulled) if g is not None]
                     result["weight", name] = sum(parts[1:], start=parts[0]) if parts else torch.zeros_like(leaf)
                     dead |= set() if parts else {("weight", name)}
             self.dead = frozenset(dead)
         return result
 
-    def _pull_back(self, first: Tensor, shared: list[Tensor], cotangent: Tensor) -> tuple[Tensor | None, ...]:
-        """Products ``[R, *shape]`` of the first theta's Jacobian with ``cotangent`` ``[R, *first.shape]``."""
-        if not self._looped:
+    def _begin(self, weights: Weights) -> Tensors:
+        theta, handed = self.problem.begin(weights)
+        return (theta, *handed)
+
+    def _pull_back(self, pairs: Sequence[tuple[Tensor, Tensor]], shared: list[Tensor]) -> Sequence[Tensor | None]:
+        """Products ``[R, *shape]`` of Jacobians of values with cotangents ``[R, *value.shape]``, summed over values."""
+        if not pairs:
+            return [None] * len(shared)
+        values, cotangents = zip(*pairs, strict=True)
+        if not self.looped:
             try:
                 return torch.autograd.grad(
-                    first, shared, cotangent, is_grads_batched=True, allow_unused=True, retain_graph=True
+                    values, shared, cotangents, is_grads_batched=True, allow_unused=True, retain_graph=True
                 )
             except RuntimeError:  # a backward function of the user's that cannot be batched
                 pass
-        rows = [torch.autograd.grad(first, shared, c, retain_graph=True, allow_unused=True) for c in cotangent]
-        return tuple(
-            None if c[0] is None else torch.stack([t for t in c if t is not None]) for c in zip(*rows, strict=True)
-        )
+        rows = [
+            torch.autograd.grad(values, shared, row, retain_graph=True, allow_unused=True)
+            for row in zip(*cotangents, strict=True)
+        ]
+        return [None if c[0] is None else torch.stack([t for t in c if t is not None]) for c in zip(*rows, strict=True)]
 
     def value(self, noise: Noise, replicates: int = 1, offsets: Mapping[str, Tensor] | None = None) -> Tensor:
         """Loss ``[R, B]``, mean over paths, at given offsets; for exact estimators the expected loss.
@@ -351,7 +415,9 @@ class Chain:
         ]
         with torch.enable_grad():
             leaves = [leaf.detach().requires_grad_() for leaf in leaves]
-            return self._walk(self.weights, False, self.problem.theta(self.weights, ()), leaves, noise).detach().mean(0)
+            theta, *carry = self._begin(self.weights)
+            walk = _Walk(self.weights, False, theta, tuple(carry), leaves, noise, leaves[0].shape[0])
+            return self._step(walk, (), (), (), self.estimator).detach().mean(0)
 
     def layers(self) -> dict[str, tuple[str, ...]]:
         """Names of the weights that feed each site directly; ``"loss"`` collects those that feed no site."""

@@ -248,7 +248,7 @@ def prepare(
     units = sum(int(torch.Size(s).numel()) for k, s in shapes.items() if k[0] == "unit") or 1
     size = layout.size + chain.tally.losses * units * 4
     fits = 2 ** int(math.log2(max(BLOCK_FLOATS / size, 1)))
-    biggest = max(SMALLEST, min(fits, SMALLEST if chain.notes else LARGEST_BLOCK))
+    biggest = max(SMALLEST, min(fits, SMALLEST if chain.looped else LARGEST_BLOCK))
     flat = _flatten(reference, shapes)
     plan = Plan(
         repr(problem),

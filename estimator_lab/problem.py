@@ -20,10 +20,12 @@ class Problem(abc.ABC):
     Attributes:
         sites: the stochastic layers in the order they are drawn.
         batch: number of examples B.
+        foldable: whether the functions also take n * B rows, n draws of the whole batch one after the other.
     """
 
     sites: tuple[SiteSpec, ...]
     batch: int
+    foldable: bool = False
 
     @abc.abstractmethod
     def weights(self) -> Mapping[str, Tensor]:
@@ -36,6 +38,29 @@ class Problem(abc.ABC):
     @abc.abstractmethod
     def loss(self, weights: Mapping[str, Tensor], samples: tuple[Tensor, ...], thetas: tuple[Tensor, ...]) -> Tensor:
         """Loss of each example ``[B]`` given all samples; ``thetas`` for terms such as an entropy."""
+
+    # A walk calls the next three. They are for problems whose layers share work, such as the features that a skip
+    # connection carries past a stochastic layer: what is computed once is handed on, each tensor with the batch axis
+    # first, and the last samples are all that is new.
+    def begin(self, weights: Mapping[str, Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Theta of the first site, and what later steps need of the work done so far."""
+        return self.theta(weights, ()), ()
+
+    def advance(
+        self, weights: Mapping[str, Tensor], carry: tuple[Tensor, ...], samples: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Theta of the next site given what was handed on, and what is handed on from here."""
+        return self.theta(weights, samples), ()
+
+    def finish(
+        self,
+        weights: Mapping[str, Tensor],
+        carry: tuple[Tensor, ...],
+        samples: tuple[Tensor, ...],
+        thetas: tuple[Tensor, ...],
+    ) -> Tensor:
+        """The loss given what was handed on."""
+        return self.loss(weights, samples, thetas)
 
     def at(self, weights: Mapping[str, Tensor], name: str) -> "Problem":
         """The same problem with other weights, say those of a checkpoint.
@@ -67,7 +92,8 @@ class _At(Problem):
         if own != found:
             raise UsageError(f"{problem!r} has weights {own}; found {found}: give every one of them, in this order")
         self.problem, self.name = problem, name
-        self.sites, self.batch = problem.sites, problem.batch
+        self.sites, self.batch, self.foldable = problem.sites, problem.batch, problem.foldable
+        self.begin, self.advance, self.finish = problem.begin, problem.advance, problem.finish  # type: ignore[method-assign]
         self._weights = {k: v.detach().clone() for k, v in weights.items()}
 
     def weights(self) -> Mapping[str, Tensor]:
