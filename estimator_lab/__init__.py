@@ -36,12 +36,13 @@ _HOMES = {
     "compare": "study",
     "diagnose": "study",
     "exact_moments": "expectation",
+    "from_module": "nn",
     "measure": "measurement",
 }
-_ROOMS = ("estimators", "families", "problems", "report", "statistics")
+_ROOMS = ("estimators", "families", "nn", "problems", "report", "statistics")
 
 if TYPE_CHECKING:
-    from estimator_lab import estimators, families, problems, report, statistics
+    from estimator_lab import estimators, families, nn, problems, report, statistics
     from estimator_lab.budget import Budget
     from estimator_lab.diagnosis import Diagnosis
     from estimator_lab.errors import LabError, MeasurementError, TooLarge, UsageError
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from estimator_lab.families import Bernoulli, Categorical, Family, Normal
     from estimator_lab.finding import Finding
     from estimator_lab.measurement import measure
+    from estimator_lab.nn import from_module
     from estimator_lab.problem import Objective, OneSite, Problem
     from estimator_lab.record import Record
     from estimator_lab.sampler import GradientSampler
@@ -88,7 +90,9 @@ __all__ = [
     "estimators",
     "exact_moments",
     "families",
+    "from_module",
     "measure",
+    "nn",
     "problems",
     "report",
     "statistics",

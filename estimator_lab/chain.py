@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
@@ -13,7 +12,7 @@ from torch.func import vmap
 from estimator_lab.errors import MeasurementError, UsageError
 from estimator_lab.estimator import Estimator
 from estimator_lab.estimators.per_site import PerSite
-from estimator_lab.noise import MonteCarlo, Noise, derive_seed
+from estimator_lab.noise import MonteCarlo, Noise, derive_seed, forked
 from estimator_lab.problem import Problem
 from estimator_lab.site import Site
 
@@ -89,7 +88,7 @@ class Chain:
         self.dtype, self.device = first.dtype, first.device
         if self.dtype not in (torch.float64, torch.float32):
             raise UsageError(f"{problem!r} computes in {self.dtype}; give it weights in float64 or float32")
-        self.notes: tuple[str, ...] = ()
+        self.notes: tuple[str, ...] = problem.notes
         self.loss_scale = 0.0
         self.dead: frozenset[Key] = frozenset()  # gradients that no path led to in the last draw
         self.tally = Tally()
@@ -155,7 +154,7 @@ class Chain:
                 )
                 if reason:
                     self.looped = True
-                    self.notes = (f"{problem!r} runs in a loop over replicates, which is slow: {reason}",)
+                    self.notes += (f"{problem!r} runs in a loop over replicates, which is slow: {reason}",)
 
     def _differs(
         self,
@@ -480,23 +479,3 @@ def _count_backward(tally: Tally, count: float) -> None:
 
 def _shape(value: object) -> object:
     return list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-
-
-@contextmanager
-def forked(seed: int) -> Iterator[None]:
-    """Runs with torch's global random streams seeded, for code that draws from them, and puts them back afterwards.
-
-    Not ``torch.manual_seed``, which formats a stack trace at every call; CUDA's streams are touched only once in use.
-    """
-    cuda = torch.cuda.is_initialized()
-    state = torch.get_rng_state()
-    states = torch.cuda.get_rng_state_all() if cuda else []
-    try:
-        torch.default_generator.manual_seed(seed)
-        if cuda:
-            torch.cuda.manual_seed_all(seed)
-        yield
-    finally:
-        torch.set_rng_state(state)
-        if cuda:
-            torch.cuda.set_rng_state_all(states)

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from estimator_lab.chain import Chain, Key, forked
+from estimator_lab.chain import Chain, Key
 from estimator_lab.errors import MeasurementError, TooLarge, UsageError
 from estimator_lab.estimator import Estimator
 from estimator_lab.measurement import Measurement
 from estimator_lab.moments import Array, Moments
-from estimator_lab.noise import Noise, ProductRule, Sections, derive_seed
+from estimator_lab.noise import Noise, ProductRule, Sections, derive_seed, forked
 from estimator_lab.problem import Problem
 from estimator_lab.record import Layout
 from estimator_lab.statistics.exact import ExactGroup, describe_exact, judge_exact

@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from estimator_lab.chain import Chain, Key, forked
+from estimator_lab.chain import Chain, Key
 from estimator_lab.errors import MeasurementError, UsageError
 from estimator_lab.estimator import Estimator
 from estimator_lab.moments import Array, Batches, Moments
-from estimator_lab.noise import MonteCarlo, Noise, derive_seed
+from estimator_lab.noise import MonteCarlo, Noise, derive_seed, forked
 from estimator_lab.plan import SMALLEST, Plan, fingerprint
 from estimator_lab.problem import Problem
 from estimator_lab.record import Layout, Record, largest
-from estimator_lab.sampler import GradientSampler
+from estimator_lab.sampler import UNITS_TRUTH, GradientSampler
 
 BLOCK_FLOATS = 2**22
 """Numbers that one block may hold per tensor: it sets the replicates per block, hence the memory."""
@@ -266,7 +266,7 @@ def prepare(
 def prepare_sampler(
     sampler: GradientSampler, *, seed: int = 0, reference: Mapping[Key, Array] | None = None, purpose: str = "measure"
 ) -> Measurement:
-    """The same for a black box, whose gradients are all weight gradients.
+    """The same for a black box, which brings no families, no costs and nothing to fit.
 
     Raises:
         UsageError: the reference lacks a gradient or has another shape.
@@ -278,12 +278,15 @@ def prepare_sampler(
         raise UsageError(
             f"{sampler!r} returns {list(shapes)}, and the truth has {extra} besides; give both the same names"
         )
-    tensor = next(iter(first.values()))
+    units = [k for k in shapes if k[0] == "unit"]
+    if reference is not None and (lost := [k for k in units if k not in reference]):
+        raise UsageError(f"the truth of {sampler!r} lacks the units {[name for _, name in lost]}; {UNITS_TRUTH}")
     flat = _flatten(reference, shapes)
-    dtype = str(tensor.dtype).removeprefix("torch.")
+    dtype = "float64" if all(v.dtype == torch.float64 for v in first.values()) else "float32"
     mark = fingerprint(_named(flat))
-    plan = Plan("black box", repr(sampler), purpose, mark, dtype, ("weight",), seed, SMALLEST)
-    return Measurement(sampler, plan, Layout.make(shapes, {}), flat, torch.device("cpu"))
+    wrt = tuple(dict.fromkeys(kind for kind, _ in shapes))
+    plan = Plan("black box", repr(sampler), purpose, mark, dtype, wrt, seed, SMALLEST)
+    return Measurement(sampler, plan, Layout.make(shapes, sampler.layers(list(shapes))), flat, torch.device("cpu"))
 
 
 def _named(reference: Array | None) -> dict[str, Tensor]:

@@ -3,7 +3,8 @@
 import abc
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 import numpy as np
@@ -262,3 +263,23 @@ class NoNoise(Noise):
     def normal(self, like: Tensor, axis: int) -> Tensor:
         """Refuses."""
         raise TypeError("an exact computation asked for random numbers")
+
+
+@contextmanager
+def forked(seed: int) -> Iterator[None]:
+    """Runs with torch's global random streams seeded, for code that draws from them, and puts them back afterwards.
+
+    Not ``torch.manual_seed``, which formats a stack trace at every call; CUDA's streams are touched only once in use.
+    """
+    cuda = torch.cuda.is_initialized()
+    state = torch.get_rng_state()
+    states = torch.cuda.get_rng_state_all() if cuda else []
+    try:
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            torch.cuda.manual_seed_all(seed)
+        yield
+    finally:
+        torch.set_rng_state(state)
+        if cuda:
+            torch.cuda.set_rng_state_all(states)

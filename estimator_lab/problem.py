@@ -21,11 +21,13 @@ class Problem(abc.ABC):
         sites: the stochastic layers in the order they are drawn.
         batch: number of examples B.
         foldable: whether the functions also take n * B rows, n draws of the whole batch one after the other.
+        notes: what to tell the user of how it is run.
     """
 
     sites: tuple[SiteSpec, ...]
     batch: int
     foldable: bool = False
+    notes: tuple[str, ...] = ()
 
     @abc.abstractmethod
     def weights(self) -> Mapping[str, Tensor]:
@@ -62,6 +64,15 @@ class Problem(abc.ABC):
         """The loss given what was handed on."""
         return self.loss(weights, samples, thetas)
 
+    def expected_loss(self, weights: Mapping[str, Tensor], offsets: Mapping[str, Tensor]) -> Tensor | None:
+        """E[loss] of each example ``[B]`` in closed form, by default None: there is none.
+
+        Ground truth is its derivative with respect to the weights and to the offsets, which are added to the sites'
+        theta, by site name, ``[B, *units, *theta_shape]``. Only offsets of zero count: the value and the first
+        derivatives must be right there.
+        """
+        return None
+
     def at(self, weights: Mapping[str, Tensor], name: str) -> "Problem":
         """The same problem with other weights, say those of a checkpoint.
 
@@ -93,6 +104,7 @@ class _At(Problem):
             raise UsageError(f"{problem!r} has weights {own}; found {found}: give every one of them, in this order")
         self.problem, self.name = problem, name
         self.sites, self.batch, self.foldable = problem.sites, problem.batch, problem.foldable
+        self.notes = problem.notes
         self.begin, self.advance, self.finish = problem.begin, problem.advance, problem.finish  # type: ignore[method-assign]
         self._weights = {k: v.detach().clone() for k, v in weights.items()}
 
@@ -107,6 +119,10 @@ class _At(Problem):
     def loss(self, weights: Mapping[str, Tensor], samples: tuple[Tensor, ...], thetas: tuple[Tensor, ...]) -> Tensor:
         """The problem's own."""
         return self.problem.loss(weights, samples, thetas)
+
+    def expected_loss(self, weights: Mapping[str, Tensor], offsets: Mapping[str, Tensor]) -> Tensor | None:
+        """The problem's own."""
+        return self.problem.expected_loss(weights, offsets)
 
     @property
     def label(self) -> str:
