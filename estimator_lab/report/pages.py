@@ -52,6 +52,7 @@ def build(diagnosis: Diagnosis) -> Pages:
         "verdict": verdict(s),
         "cover": len(s.findings) >= COVER,
         "sections": [{"title": c.title, "blocks": blocks} for c in chapters if (blocks := c.blocks(s))],
+        "theory": True,
         "methods": _methods(s),
         "margin": percent(s.margin),
         "alpha": rounded(s.alpha),
