@@ -25,7 +25,8 @@ class GradientSampler:
     Args:
         function: ``() -> {name: gradient}``, the same names and shapes at every call. A name is that of a weight, or
             ``("unit", name)`` for the gradient of an intermediate value.
-        truth: the expected gradients of the weights ``{name: tensor}``, or a sampler that is unbiased.
+        truth: the expected gradients of the weights ``{name: tensor}``, or a sampler that is unbiased; none for a
+            sampler that is the truth of another one.
         name: what reports call it; by default the function's name.
         unbiased: the claim to hold it to, if any.
 
@@ -36,13 +37,15 @@ class GradientSampler:
     def __init__(
         self,
         function: Callable[[], Mapping[str, Tensor] | Mapping[Key, Tensor] | Mapping[str | Key, Tensor]],
-        truth: "Mapping[str, Tensor] | GradientSampler",
+        truth: "Mapping[str, Tensor] | GradientSampler | None" = None,
         name: str = "",
         unbiased: bool | None = None,
     ):
         self.truth: dict[str, Tensor] | GradientSampler
         if isinstance(truth, GradientSampler):
             self.truth = truth
+        elif truth is None:
+            self.truth = {}
         else:
             given = _gradients(truth, f"the truth of a GradientSampler over {function!r}")
             self.truth = {key[1]: gradient for key, gradient in given.items() if key[0] == "weight"}
@@ -56,7 +59,7 @@ class GradientSampler:
         cls,
         step: Callable[[], object],
         module: nn.Module,
-        truth: "Mapping[str, Tensor] | GradientSampler",
+        truth: "Mapping[str, Tensor] | GradientSampler | None" = None,
         *,
         units: Sequence[str] = (),
         unbiased: bool | None = None,
@@ -81,7 +84,7 @@ class GradientSampler:
                 under ``("unit", name)``; each needs ``tensor.retain_grad()`` before backward.
             module: has the parameters; several modules go into one ``nn.ModuleList``. Tied weights count once.
             truth: gradients by parameter name, or a sampler that is unbiased, such as ``from_step`` of an unbiased or
-                an exact step. Gradients of units need a sampler.
+                an exact step; gradients of units need a sampler. None for the truth of another sampler.
             units: submodules, by name, whose outputs' gradients are drawn under ``("unit", name)``, by hooks that
                 exist during the call only. Outputs of one that is called several times are ``name[0]``, ``name[1]``.
             unbiased: the claim to hold it to, if any.
@@ -192,8 +195,8 @@ class _Step:
         for name, value in returned.items() if isinstance(returned, Mapping) else ():
             if not isinstance(value, Tensor) or value.is_leaf or not value.retains_grad:
                 raise UsageError(
-                    f"{name!r}, which {self.label} returned, has no gradient of its own; return tensors that were "
-                    "computed in the step, after tensor.retain_grad(), or name a submodule in units"
+                    f"{name!r}, which {self.label} returned, has no gradient of its own; return a dict only of tensors "
+                    "computed in the step, each after tensor.retain_grad(), or name a submodule in units"
                 )
             if name in units:
                 raise UsageError(f"{name!r}, which {self.label} returned, is a submodule in units as well; rename it")
