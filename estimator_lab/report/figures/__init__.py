@@ -6,6 +6,7 @@ has no place for is named in a note under that axis, and so is what exceeds a li
 comes with a marker, a line style or a word. To add one to the report see `estimator_lab.report.sections`.
 """
 
+from estimator_lab.report.figures.attribution import attribution as attribution
 from estimator_lab.report.figures.bias import bias as bias
 from estimator_lab.report.figures.bias import bias_by_group as bias_by_group
 from estimator_lab.report.figures.bias import bias_column as bias_column
@@ -13,8 +14,10 @@ from estimator_lab.report.figures.convergence import convergence as convergence
 from estimator_lab.report.figures.convergence import convergence_by_estimator as convergence_by_estimator
 from estimator_lab.report.figures.convergence import convergence_by_problem as convergence_by_problem
 from estimator_lab.report.figures.cost import cost as cost
+from estimator_lab.report.figures.depth import depth as depth
 from estimator_lab.report.figures.heat import heat as heat
 from estimator_lab.report.figures.heat import heat_maps as heat_maps
+from estimator_lab.report.figures.noise_split import noise_split as noise_split
 from estimator_lab.report.figures.normal import normal as normal
 from estimator_lab.report.figures.normal import normal_panels as normal_panels
 from estimator_lab.report.figures.spread import spread as spread
