@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Attribution": "attribution",
     "Bernoulli": "families",
     "Budget": "budget",
     "Callback": "estimators",
     "Categorical": "families",
+    "Deepening": "attribution",
     "Diagnosis": "diagnosis",
     "Downstream": "estimator",
     "DropIn": "estimators",
@@ -22,27 +24,38 @@ _HOMES = {
     "GradientSampler": "sampler",
     "LabError": "errors",
     "MeasurementError": "errors",
+    "NoiseSplit": "noise_split",
     "Normal": "families",
     "Objective": "problem",
     "OneSite": "problem",
     "PerSite": "estimators",
     "Problem": "problem",
+    "Probe": "probe",
     "Record": "record",
     "Site": "site",
     "SiteSpec": "site",
     "TooLarge": "errors",
+    "Training": "training",
+    "Trajectory": "trajectories",
     "Truth": "truth",
     "UsageError": "errors",
+    "attribute": "attribution",
     "compare": "study",
+    "deepening": "attribution",
     "diagnose": "study",
     "exact_moments": "expectation",
+    "expected_loss": "training",
     "from_module": "nn",
     "measure": "measurement",
+    "split_noise": "noise_split",
+    "trajectory": "along",
 }
-_ROOMS = ("estimators", "families", "nn", "problems", "report", "statistics")
+_ROOMS = ("estimators", "families", "nn", "problems", "report", "statistics", "tracking")
 
 if TYPE_CHECKING:
-    from estimator_lab import estimators, families, nn, problems, report, statistics
+    from estimator_lab import estimators, families, nn, problems, report, statistics, tracking
+    from estimator_lab.along import trajectory
+    from estimator_lab.attribution import Attribution, Deepening, attribute, deepening
     from estimator_lab.budget import Budget
     from estimator_lab.diagnosis import Diagnosis
     from estimator_lab.errors import LabError, MeasurementError, TooLarge, UsageError
@@ -53,18 +66,24 @@ if TYPE_CHECKING:
     from estimator_lab.finding import Finding
     from estimator_lab.measurement import measure
     from estimator_lab.nn import from_module
+    from estimator_lab.noise_split import NoiseSplit, split_noise
+    from estimator_lab.probe import Probe
     from estimator_lab.problem import Objective, OneSite, Problem
     from estimator_lab.record import Record
     from estimator_lab.sampler import GradientSampler
     from estimator_lab.site import Site, SiteSpec
     from estimator_lab.study import compare, diagnose
+    from estimator_lab.training import Training, expected_loss
+    from estimator_lab.trajectories import Trajectory
     from estimator_lab.truth import Truth
 
 __all__ = [
+    "Attribution",
     "Bernoulli",
     "Budget",
     "Callback",
     "Categorical",
+    "Deepening",
     "Diagnosis",
     "Downstream",
     "DropIn",
@@ -74,28 +93,38 @@ __all__ = [
     "GradientSampler",
     "LabError",
     "MeasurementError",
+    "NoiseSplit",
     "Normal",
     "Objective",
     "OneSite",
     "PerSite",
+    "Probe",
     "Problem",
     "Record",
     "Site",
     "SiteSpec",
     "TooLarge",
+    "Training",
+    "Trajectory",
     "Truth",
     "UsageError",
+    "attribute",
     "compare",
+    "deepening",
     "diagnose",
     "estimators",
     "exact_moments",
+    "expected_loss",
     "families",
     "from_module",
     "measure",
     "nn",
     "problems",
     "report",
+    "split_noise",
     "statistics",
+    "tracking",
+    "trajectory",
 ]
 
 

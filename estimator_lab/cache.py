@@ -27,7 +27,7 @@ def path(kind: str, identity: str) -> Path:
 def load(kind: str, identity: str) -> dict[str, Array] | None:
     """The arrays kept under an identity; None if there are none, or the file is damaged or of something else."""
     try:
-        with np.load(path(kind, identity), allow_pickle=False) as file:
+        with path(kind, identity).open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
         return None

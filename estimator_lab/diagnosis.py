@@ -1,6 +1,5 @@
 """The result of a study: findings, comparisons between them, and where they came from; saved as JSON."""
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -12,12 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from estimator_lab.errors import UsageError, in_a_line
-from estimator_lab.finding import DISCOVERY, Curve, Finding, Row, Unit, UnitMap
+from estimator_lab.finding import DISCOVERY, Finding, Row
+from estimator_lab.saving import plain, restored
 from estimator_lab.statistics import Estimate
 from estimator_lab.statistics.ratio import variance_ratio
 
@@ -238,7 +238,7 @@ class Diagnosis:
 
     def to_json(self) -> str:
         """Canonical JSON; numbers to nine significant digits, nan as null, infinities as strings."""
-        return json.dumps({"format": FORMAT, "schema": SCHEMA, **_plain(self)}, ensure_ascii=False, indent=1)
+        return json.dumps({"format": FORMAT, "schema": SCHEMA, **plain(self)}, ensure_ascii=False, indent=1)
 
     @property
     def digest(self) -> str:
@@ -290,13 +290,7 @@ class Diagnosis:
                 "read it with the version that wrote it"
             )
         try:
-            findings = tuple(_finding(f) for f in data["findings"])
-            compared = tuple(
-                Ratio(**{**r, "variance": _estimate(r["variance"]), "work": _estimate(r["work"])})
-                for r in data["ratios"]
-            )
-            rest = {k: data[k] for k in ("title", "command", "created", "margin", "alpha", "environment")}
-            return cls(findings=findings, ratios=compared, skipped=tuple(data["skipped"]), **rest)
+            return restored(cls, data)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(
                 f"{path} lacks something a result has ({in_a_line(error)}); measure again, or restore it from a copy"
@@ -319,57 +313,6 @@ class writable:
             raise UsageError(
                 f"cannot write {self.path}: {reason}; name a folder that exists and can be written to"
             ) from None
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float):
-        return None if math.isnan(value) else str(value) if math.isinf(value) else float(f"{value:.9g}")
-    return value
-
-
-def _number(value: float | str | None) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _estimate(data: Mapping[str, float | str | None]) -> Estimate:
-    return Estimate(*(_number(data[k]) for k in ("value", "low", "high")))
-
-
-def _finding(data: Mapping[str, Any]) -> Finding:
-    numbers = ("p", "p_holm", "low", "high", "detectable", "norm")
-    rows = tuple(
-        Row(
-            **{
-                **r,
-                **{k: _number(r[k]) for k in numbers},
-                "statistics": {k: _estimate(e) for k, e in r["statistics"].items()},
-                **{k: tuple(_number(x) for x in r[k]) for k in ("scores", "spread")},
-            }
-        )
-        for r in data["rows"]
-    )
-    units = {k: _unit_map(u) for k, u in data["units"].items()}
-    curves = {
-        k: Curve(c["n"], *([_number(x) for x in c[n]] for n in ("error", "low", "high")))
-        for k, c in data["curves"].items()
-    }
-    scalars = {k: _number(data[k]) for k in ("truth_error", "losses", "backwards", "seconds")}
-    return Finding(**{**data, **scalars, "rows": rows, "units": units, "curves": curves, "notes": tuple(data["notes"])})
-
-
-def _unit_map(data: Mapping[str, Any]) -> UnitMap:
-    arrays = ("mean", "standard_error", "variance", "truth", "adjusted")
-    worst = tuple(Unit(tuple(u["index"]), *(_number(u[k]) for k in ("bias", "low", "high"))) for u in data["worst"])
-    found = {n: np.array(data[n], dtype=np.float64) for n in arrays}
-    return UnitMap(**found, insufficient=data["insufficient"], worst=worst)
 
 
 def command_line() -> str:

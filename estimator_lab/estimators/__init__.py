@@ -3,6 +3,7 @@
 from estimator_lab.estimator import Estimator
 from estimator_lab.estimators.arm import ARM
 from estimator_lab.estimators.callback import Callback
+from estimator_lab.estimators.controlled_flips import ControlledFlips
 from estimator_lab.estimators.disarm import DisARM
 from estimator_lab.estimators.drop_in import DropIn
 from estimator_lab.estimators.exact import Exact
@@ -28,6 +29,7 @@ ESTIMATORS: tuple[Estimator, ...] = (
     ARM(),
     DisARM(),
     LocalExpectation(),
+    ControlledFlips(),
     MuProp(),
     Rebar(),
     Pathwise(),
@@ -46,6 +48,7 @@ __all__ = [
     "ARM",
     "ESTIMATORS",
     "Callback",
+    "ControlledFlips",
     "DisARM",
     "DropIn",
     "Exact",

@@ -45,7 +45,8 @@ class Exact(Estimator):
     def surrogate(self, site: Site, downstream: Downstream) -> Tensor:
         """The expected loss over this site, the sum prepended as an axis and taken at once."""
         size = site.family.rule_size(self.nodes)
-        states = math.prod(site.theta.shape[: site.lead - 2]) * float(size) ** site.size
+        powers = float(size) ** min(site.size, 64)  # more would overflow, and is too large in any case
+        states = math.prod(site.theta.shape[: site.lead - 2]) * powers
         numbers = states * math.prod(site.theta.shape[site.lead - 2 :])
         if numbers > NUMBER_LIMIT:
             raise TooLarge(

@@ -23,6 +23,10 @@ from estimator_lab.report.figures.normal import normal_panels as normal_panels
 from estimator_lab.report.figures.spread import spread as spread
 from estimator_lab.report.figures.strip import cost_strip as cost_strip
 from estimator_lab.report.figures.strip import resolution as resolution
+from estimator_lab.report.figures.trajectory import losses as losses
+from estimator_lab.report.figures.trajectory import quality as quality
+from estimator_lab.report.figures.trajectory import quality_by_layer as quality_by_layer
+from estimator_lab.report.figures.trajectory import training as training
 from estimator_lab.report.figures.units import DOTS as DOTS
 from estimator_lab.report.figures.units import LIMIT as LIMIT
 from estimator_lab.report.figures.units import standardised as standardised

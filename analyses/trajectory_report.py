@@ -1,0 +1,333 @@
+"""The results of the study along training as a PDF: a pure function of reports/trajectory.json."""
+
+import datetime
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from estimator_lab.finding import Row
+from estimator_lab.report import _pdf
+from estimator_lab.report.figures import trajectory as draw
+from estimator_lab.report.pages import Pages, _walk, build
+from estimator_lab.report.reading import estimate
+from estimator_lab.report.rounding import count, rounded
+from estimator_lab.report.story import Block, chip, table, text
+from estimator_lab.report.wording import bias_interval, bias_percent, cosine, decibels, listed, percent, value
+from estimator_lab.study import gather
+from estimator_lab.trajectories import Point, Trajectory
+
+EXAMPLES = ("training", "held-out")
+INTERVALS = "intervals of the bias hold for all pairs together, and the verdict is over all layers and sites"
+
+
+class Course:
+    """The trajectory, and the figures that are drawn of it."""
+
+    def __init__(self, found: Trajectory):
+        self.found, self.first, self.last = found, found.steps[0], found.steps[-1]
+        self.reference = max(found.trainings, key=lambda name: len(found.of(trained_with=name)))
+        self.along = found.of(trained_with=self.reference)
+        self.own = [p for p in found.points if p.trained_with == p.estimator]
+        self.names = found.estimators
+        self.runs = 1 + max(s.run for s in found.losses)
+        self.figures: dict[str, Figure] = {}
+
+    def at(self, points: Sequence[Point], estimator: str, step: int) -> Row | None:
+        """The total of an estimator at a step; None where it could not be measured."""
+        return next((p.finding.total for p in points if (p.estimator, p.step) == (estimator, step)), None)
+
+    def final(self, on: str, name: str) -> list[float]:
+        """Losses after the last step, of every run."""
+        return [s.value.value for s in self.found.losses if (s.on, s.trained_with, s.step) == (on, name, self.last)]
+
+    def figure(self, drawn: Figure, alt: str, caption: str) -> Block:
+        """A figure as a block."""
+        name = f"figure-{len(self.figures) + 1}.svg"
+        self.figures[name] = drawn
+        return {"kind": "figure", "file": name, "alt": alt, "caption": caption}
+
+
+def mean(values: Sequence[float]) -> float:
+    """Nan without values."""
+    return sum(values) / len(values) if values else math.nan
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and range."""
+    shown = f"{mean(values):.3f}"
+    return shown if len(values) < 2 else f"{shown} [{min(values):.3f} to {max(values):.3f}]"
+
+
+# ---------------------------------------------------------------------- words
+def quality_words(c: Course, points: Sequence[Point], name: str) -> str:
+    """How bias, noise and cosine of an estimator went from the first checkpoint to the last."""
+    first, last = c.at(points, name, c.first), c.at(points, name, c.last)
+    if first is None or last is None:
+        return f"{name}: not measured at both ends."
+    noise = estimate(last, "variance")[0] / estimate(first, "variance")[0]
+    changed = "not comparable" if not math.isfinite(noise) else f"{rounded(noise, most=2)} times the first"
+    cosines = [cosine(row, "mean_cosine") for row in (first, last)]
+    return (
+        f"{name}: relative bias {bias(first)} at step {c.first}, {bias(last)} at step {count(c.last)}; variance "
+        f"{changed}; cosine of one draw with the true gradient {cosines[0]} to {cosines[1]}."
+    )
+
+
+def bias(row: Row) -> str:
+    """The relative bias in per cent with its simultaneous interval."""
+    return f"{bias_percent(row)} % ({bias_interval(row)})"
+
+
+def biased(c: Course, points: Sequence[Point]) -> dict[str, list[int]]:
+    """At which steps each estimator was found to be biased."""
+    found: dict[str, list[int]] = {name: [] for name in dict.fromkeys(p.estimator for p in points)}
+    for p in points:
+        if p.finding.verdict.startswith("biased"):
+            found[p.estimator].append(p.step)
+    return found
+
+
+def verdict_words(c: Course, points: Sequence[Point]) -> str:
+    """Where a bias was found along one training."""
+    found, steps = biased(c, points), len({p.step for p in points})
+    never = [name for name, where in found.items() if not where]
+    said = [
+        f"of {name} at {'all' if len(where) == steps else len(where)} {steps if len(where) == steps else f'of {steps}'}"
+        " checkpoints"
+        for name, where in found.items()
+        if where
+    ]
+    none = f"in none of the checkpoints of {listed(never)}" if never else ""
+    return (f"A bias was found {', '.join(said)}" if said else "No bias was found") + (
+        f", and {none}." if said and none else "."
+    )
+
+
+def ranking(c: Course) -> list[str]:
+    """Training estimators by their final loss on held-out examples, best first."""
+    return sorted((n for n in c.found.trainings if c.final("held-out", n)), key=lambda n: mean(c.final("held-out", n)))
+
+
+def ranked_words(c: Course) -> str:
+    """Which training got furthest, and whether their runs overlap."""
+    order = ranking(c)
+    best, worst = order[0], order[-1]
+    ends = [c.final("held-out", n) for n in (best, worst)]
+    runs = f"{c.runs} runs each" if c.runs > 1 else "one run each"
+    apart = "no run of the one reaches a run of the other" if max(ends[0]) < min(ends[1]) else "their runs overlap"
+    return (
+        f"After {count(c.last)} steps {best} has the lowest expected loss on held-out examples, {spread(ends[0])}"
+        f" nats, and {worst} the highest, {spread(ends[1])} ({runs}; {apart})."
+    )
+
+
+def relation(c: Course) -> str:
+    """Whether the quality of one draw along the reference's training orders the trainings as the losses do."""
+    middle = c.found.steps[len(c.found.steps) // 2]
+    rows = {n: c.at(c.along, n, middle) for n in ranking(c)}
+    known = {n: estimate(row, "mean_cosine")[0] for n, row in rows.items() if row is not None}
+    by_cosine = sorted(known, key=lambda n: -known[n])
+    by_loss = [n for n in ranking(c) if n in known]
+    if by_cosine == by_loss:
+        same = "the same order as that of the mean held-out losses after training"
+    else:
+        same = f"not the order of the mean held-out losses after training, which is {listed(by_loss)}"
+    return (
+        f"At step {count(middle)} of the training with {c.reference} the estimators come, by the cosine of one draw "
+        f"with the true gradient, in the order {listed(by_cosine)}: {same}."
+    )
+
+
+# ---------------------------------------------------------------------- sections
+def question(c: Course) -> list[Block]:
+    """What was asked and how it was answered."""
+    scheme = c.found.settings["trainings"][c.reference]
+    return [
+        text(
+            "Does an estimator that is good at the first step of a training stay good, and does it matter? A"
+            " classifier of 8×8 digits (64-32-32-10, two layers of Bernoulli units) was trained"
+            f" {count(c.last)} steps with each of {listed(c.names)}: Adam with a step of 0.003, minibatches of 100,"
+            " one draw of the estimator a step, the "
+            f"same first weights in all trainings, {c.runs} seeds of minibatches and draws."
+        ),
+        text(
+            f"At {len(c.found.steps)} checkpoints every estimator was measured at the weights of the first training "
+            f"with {c.reference}, and each one at the weights of its own first training, on a fixed batch of training "
+            f"examples, by {count(scheme['budget']['replicates'])} draws against a truth that is itself estimated "
+            f"({c.found.points[0].finding.truth}). Intervals in figures are separate ones of 95\u202f%; those"
+            " of the bias in tables and words, and the verdicts, share one false-alarm rate of"
+            f" {percent(scheme['alpha'])} over all {len(c.found.points)} pairs of estimator and checkpoint. "
+            "Losses are expected losses over the draws of the network, on all training and all held-out examples."
+        ),
+    ]
+
+
+def summary_table(c: Course, points: Sequence[Point], words: str) -> Block:
+    """First, middle and last checkpoint."""
+    steps = sorted({p.step for p in points})
+    shown = list(dict.fromkeys([steps[0], steps[len(steps) // 2], steps[-1]]))
+    columns = [("Estimator", "left", "1fr"), ("Relative bias (%)", "right", "auto"), ("Variance", "right", "auto")]
+    columns += [("SNR (dB)", "right", "auto"), ("Cosine of a draw", "right", "auto"), ("of the mean", "right", "auto")]
+    columns += [("Descent", "right", "auto"), ("Verdict", "left", "auto")]
+    parts = [(f"step {count(s)}", [line(p) for p in points if p.step == s]) for s in shown]
+    return table(columns, parts, words)
+
+
+def line(p: Point) -> list[Any]:
+    """One estimator at one checkpoint."""
+    row = p.finding.total
+    return [
+        p.estimator,
+        f"{bias_percent(row)} [{bias_interval(row)}]",
+        value(row, "variance"),
+        decibels(row),
+        cosine(row, "mean_cosine"),
+        cosine(row, "cosine_of_mean"),
+        rounded(estimate(row, "descent")[0], most=3),
+        chip(p.finding.verdict, p.finding.claim is False),
+    ]
+
+
+def reference_section(c: Course) -> list[Block]:
+    """All estimators at the weights of one training."""
+    return [
+        text(f"All estimators at the same weights, those of a training with {c.reference}.", verdict_words(c, c.along)),
+        c.figure(
+            draw.quality(c.along),
+            "Six statistics of every estimator against the step of the reference training.",
+            f"All weights together, at the weights of a training with {c.reference}; 95 % intervals.",
+        ),
+        summary_table(
+            c, c.along, f"All weights together, at the weights of a training with {c.reference}; {INTERVALS}."
+        ),
+        c.figure(
+            draw.quality_by_layer(c.along),
+            "Bias, signal-to-noise ratio and cosine of the unit gradients of each layer against the step.",
+            "Unit gradients of the first (h1) and the second (h2) stochastic layer, at the same weights.",
+        ),
+    ]
+
+
+def own_section(c: Course) -> list[Block]:
+    """Each estimator at its own weights."""
+    return [
+        text(
+            "Each estimator at the weights that it was itself used to train. Here estimators differ in where they are"
+            " as well as in what they do there.",
+            verdict_words(c, c.own),
+        ),
+        c.figure(
+            draw.quality(c.own),
+            "Six statistics of every estimator against the step of its own training.",
+            "All weights together, each estimator along its own training; 95 % intervals.",
+        ),
+        summary_table(c, c.own, f"All weights together, each estimator along its own training; {INTERVALS}."),
+    ]
+
+
+def loss_section(c: Course) -> list[Block]:
+    """Losses along the trainings."""
+    columns = [("Trained with", "left", "1fr"), ("Losses of a step", "right", "auto")]
+    columns += [("Training examples", "right", "auto"), ("Held-out examples", "right", "auto")]
+    cost = {p.estimator: rounded(p.finding.losses) for p in c.found.points}
+    rows = [[n, cost.get(n, ""), spread(c.final("training", n)), spread(c.final("held-out", n))] for n in ranking(c)]
+    return [
+        text(ranked_words(c), relation(c)),
+        c.figure(
+            draw.training([s for s in c.found.losses if s.on in EXAMPLES], EXAMPLES),
+            "Expected loss on training and held-out examples against the step.",
+            f"Expected loss in nats; mean over {c.runs} runs, and their range.",
+        ),
+        table(
+            columns,
+            [("", rows)],
+            f"Expected loss in nats after {count(c.last)} steps, mean [range] over runs. A step costs as many"
+            " evaluations of the loss as the second column says; steps, not evaluations, are counted in the figures.",
+        ),
+    ]
+
+
+def every_point(c: Course) -> Block:
+    """All of it."""
+    columns = [("Step", "right", "auto"), ("Estimator", "left", "1fr"), ("Relative bias (%)", "right", "auto")]
+    columns += [("Variance", "right", "auto"), ("SNR (dB)", "right", "auto"), ("Cosine", "right", "auto")]
+    columns += [("of the mean", "right", "auto"), ("Descent", "right", "auto"), ("Verdict", "left", "auto")]
+    parts = [
+        (f"trained with {name}", [[count(p.step), *line(p)] for p in c.found.of(trained_with=name)])
+        for name in c.found.trainings
+    ]
+    return table(columns, parts, f"All weights together, at every checkpoint; {INTERVALS}.")
+
+
+def render(found: Trajectory) -> bytes:
+    """The PDF."""
+    c = Course(found)
+    blank = build(gather([], found.title, margin=0.05, alpha=0.01, command=found.command)).data
+    scheme = found.settings["trainings"][c.reference]
+    order = ranking(c)
+    headline = f"Lowest held-out loss when trained with {order[0]}, highest with {order[-1]}."
+    pairs = len(found.points)
+    data = blank | {
+        "kind": "trajectory",
+        "subtitle": f"{listed(c.names)} on a classifier of digits",
+        "date": found.created,
+        "digest": hashlib.sha256(found.to_json().encode()).hexdigest(),
+        "facts": [
+            ["Date", found.created],
+            ["Estimators", str(len(c.names))],
+            ["Trainings", str(len(found.trainings) * c.runs)],
+            ["Steps", count(c.last)],
+            ["Checkpoints", str(len(found.steps))],
+            ["Replicates", count(scheme["budget"]["replicates"])],
+            ["Pairs", count(pairs)],
+        ],
+        "verdict": blank["verdict"]
+        | {
+            "tone": "calm",
+            "headline": headline,
+            "blocks": [
+                {"head": "", "tone": "plain", "lines": [ranked_words(c)]},
+                {
+                    "head": f"Along the training with {c.reference}",
+                    "tone": "plain",
+                    "lines": [quality_words(c, c.along, n) for n in c.names],
+                },
+            ],
+        },
+        "sections": [
+            {"title": "The question", "blocks": question(c)},
+            {"title": "Estimators along one training", "blocks": reference_section(c)},
+            {"title": "Each estimator along its own training", "blocks": own_section(c)},
+            {"title": "What the trainings reach", "blocks": loss_section(c)},
+        ],
+        "methods": _methods(c),
+        "margin": percent(scheme["margin"]),
+        "alpha": rounded(scheme["alpha"]),
+        "all-title": "Every checkpoint",
+        "all": every_point(c),
+        "notes": [f"{f.estimator or 'the truth'} at step {f.step}, not measured: {f.reason}" for f in found.failures],
+        "environment": [[k, v] for k, v in found.environment.items()],
+        "command": found.command,
+    }
+    moment = datetime.datetime.fromisoformat(found.created + "T12:00:00").replace(tzinfo=datetime.UTC)
+    return _pdf(Pages(_walk(data), c.figures), moment)
+
+
+def _methods(c: Course) -> list[dict[str, str]]:
+    methods = {}
+    for p in c.found.points:
+        said = p.finding.about
+        methods[p.finding.estimator] = {
+            "name": said["name"],
+            "repr": p.finding.estimator,
+            "math": said.get("equation", "") if said.get("trusted") == "yes" else "",
+            "raw": "" if said.get("trusted") == "yes" else said.get("equation", ""),
+            "claim": "declared unbiased" if p.finding.claim else "declared biased",
+            "reason": said.get("reason", ""),
+            "source": said.get("source", ""),
+            "cost": said.get("cost", ""),
+        }
+    return list(methods.values())
