@@ -9,4 +9,5 @@ import estimator_lab as lab
 
 if __name__ == "__main__":
     title = "Gradient estimators on networks of binary units, trained on handwritten digits"
-    run("digits", title, lab.problems.NETWORKS, lab.Budget(2**14, early=False), __doc__)
+    networks = lab.problems.DigitsAutoencoder(), lab.problems.DigitsClassifier()
+    run("digits", title, networks, lab.Budget(2**14, early=False), __doc__)

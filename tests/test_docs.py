@@ -183,15 +183,27 @@ def estimators() -> str:
     return table(("name", "claim", "sites", "cost of a draw", "reference"), rows)
 
 
+def states_of(site: lab.SiteSpec) -> int:
+    return site.family.rule_size(1) ** math.prod(site.units)
+
+
 def problems() -> str:
     rows = []
     for problem in (*lab.problems.TOYS, *lab.problems.NETWORKS):
         sites, states, continuous = [], 1, False
         for site in problem.sites:
-            states *= site.family.rule_size(1) ** math.prod(site.units)
+            states *= states_of(site)
             continuous |= not site.family.discrete
             sites.append(f"{math.prod(site.units)} {type(site.family).__name__}")
-        truth = "quadrature" if continuous else f"sum over {states} states" if states <= NUMBER_LIMIT else "estimated"
+        truth = "estimated"
+        if type(problem).expected_loss is not lab.Problem.expected_loss:
+            truth = "closed form"
+        elif continuous:
+            truth = "quadrature"
+        elif states * problem.batch * sum(math.prod(s.units) for s in problem.sites) <= NUMBER_LIMIT:
+            truth = f"sum over {states} states"
+        elif max(states_of(site) for site in problem.sites) <= 2**12:
+            truth = "sum layer by layer"
         summary = inspect.cleandoc(type(problem).__doc__).split("\n\n")[0].replace("\n", " ").replace("``", "`")
         rows.append((f"`{type(problem).__name__}`", " → ".join(sites), str(problem.batch), truth, summary))
     return table(("name", "layers", "examples", "truth", "what it is"), rows)

@@ -50,8 +50,12 @@ class LinearNetwork(Problem):
         if self.family not in ("bernoulli", "normal"):
             raise UsageError(f"a LinearNetwork has 'bernoulli' or 'normal' layers; found {self.family!r}")
         object.__setattr__(self, "sizes", tuple(self.sizes))
-        if len(self.sizes) < 3 or min(self.sizes) < 1:
-            raise UsageError(f"sizes are those of the input, of each layer and of the output; found {self.sizes}")
+        counts = (*self.sizes, self.batch)
+        if len(self.sizes) < 3 or not all(isinstance(n, int) and n >= 1 for n in counts):
+            raise UsageError(
+                "sizes are those of the input, of each layer and of the output, each at least 1, and so is the batch; "
+                f"found sizes={self.sizes}, batch={self.batch}"
+            )
 
     @property
     def binary(self) -> bool:
@@ -76,7 +80,7 @@ class LinearNetwork(Problem):
 
     def weights(self) -> Mapping[str, Tensor]:
         """Of each layer, ``log_s`` of Normal ones, and ``output.weight``."""
-        return {k: v.to(self.dtype) for k, v in _numbers(self)[0].items()}
+        return {k: v.to(self.dtype, copy=True) for k, v in _numbers(self)[0].items()}
 
     def theta(self, weights: Mapping[str, Tensor], samples: tuple[Tensor, ...]) -> Tensor:
         """Parameters of the next layer."""

@@ -11,6 +11,10 @@ from estimator_lab.statistics.group import FEWEST_BATCHES, Group
 
 TRUTH_SHARE = 0.1
 
+LUCK = 0.16
+"""A mean smaller than this share of all means without a bias is read as one at that share: noise that happens to cancel
+does not resolve a smaller bias (power-constrained limits; Cowan, Cranmer, Gross, Vitells 2011, arXiv:1105.3166)."""
+
 
 @dataclass(frozen=True)
 class NormLaw:
@@ -45,6 +49,12 @@ class NormLaw:
         rest = (n - (beta + deviation * nodes) ** 2) * 2 * mean / variance
         return float(weights @ special.gammainc(mean**2 / variance, np.maximum(rest, 0.0) / 2))
 
+    def read(self, n: float) -> float:
+        """What an upper limit takes `||mean D||^2` for: n, or if that is smaller by `LUCK` the quantile there."""
+        if self.below(n, 0.0) >= LUCK:
+            return n
+        return float(optimize.brentq(lambda x: self.below(x, 0.0) - LUCK, 0.0, 2 * self.trace, rtol=1e-6))
+
 
 @lru_cache(maxsize=256)
 def _nodes(freedom: int) -> tuple[Array, Array]:
@@ -57,7 +67,7 @@ def _nodes(freedom: int) -> tuple[Array, Array]:
 def norm_interval(gram: Gram, low_alpha: float, high_alpha: float) -> tuple[float, float]:
     """Interval for `||b||` that inverts `NormLaw.below`; each end misses with at most its own alpha.
 
-    Both ends equal `||mean D||` when the batches do not scatter.
+    The upper end is constrained by `LUCK`. Both ends equal `||mean D||` when the batches do not scatter.
     """
     return _norm_bound(gram, 1 - low_alpha), _norm_bound(gram, high_alpha)
 
@@ -69,6 +79,8 @@ def _norm_bound(gram: Gram, level: float) -> float:
     if trace <= 0:
         return float(np.sqrt(n))
     law = NormLaw(trace, trace2, rho, gram.batches - 1)
+    if level < 0.5:
+        n = law.read(n)
     if law.below(n, 0.0) <= level:
         return 0.0
     top = np.sqrt(n) + 12 * np.sqrt(trace)
@@ -151,7 +163,8 @@ def equivalent(group: Group, margin: float, alpha: float) -> bool:
     inside = margin * shortest - group.floor
     if not shortest > 0 or inside <= 0 or trace <= 0:
         return shortest > 0 and inside > 0 and gram.square < inside**2
-    return NormLaw(trace, trace2, rho, gram.batches - 1).below(gram.square, inside) < (1 - share) * alpha
+    law = NormLaw(trace, trace2, rho, gram.batches - 1)
+    return law.below(law.read(gram.square), inside) < (1 - share) * alpha
 
 
 def exceeds(group: Group, margin: float, alpha: float) -> bool:
