@@ -1,11 +1,14 @@
 """A module's forward pass as a graph, cut at its stochastic layers."""
 
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
 Weights = Mapping[str, Tensor]
 Operation = Callable[[Weights, tuple[Any, ...], dict[str, Any]], Any]
@@ -19,6 +22,7 @@ class _Operations:
         self.module = module
         self.parts = dict(module.named_modules())
         self.names = {id(p): name for name, p in module.named_parameters()}
+        self.writing = set[fx.Node]()  # what changes its arguments in place is given copies
         self._known: dict[fx.Node, Operation] = {}
 
     def value(self, node: fx.Node, known: Known, weights: Weights) -> Any:
@@ -27,6 +31,8 @@ class _Operations:
             self._known[node] = self._operation(node)
         args = fx.node.map_arg(node.args, known.__getitem__)
         kwargs = fx.node.map_arg(node.kwargs, known.__getitem__)
+        if node in self.writing:
+            args, kwargs = _copied((args, kwargs))
         return self._known[node](weights, args, kwargs)
 
     def _operation(self, node: fx.Node) -> Operation:
@@ -50,9 +56,15 @@ class _Operations:
 class _Tracer(fx.Tracer):
     """Traces what contains stochastic layers, and calls everything else as it is."""
 
-    def __init__(self, layers: Sequence[nn.Module]):
+    def __init__(self, layers: Sequence[nn.Module], inputs: Mapping[str, Any]):
         super().__init__()
-        self.layers = set(layers)
+        self.layers, self.inputs = set(layers), inputs
+
+    def proxy(self, node: fx.Node) -> Any:
+        """A proxy; an argument without tensors, such as a flag or a missing mask, is what it is."""
+        if node.op == "placeholder" and not _tensors(self.inputs[_name(node)]):
+            return self.inputs[_name(node)]
+        return super().proxy(node)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module is called as it is."""
@@ -82,24 +94,30 @@ class _SizedTracer(_Tracer):
     def __init__(
         self, layers: Sequence[nn.Module], module: nn.Module, inputs: Mapping[str, Any], samples: Iterable[Tensor]
     ):
-        super().__init__(layers)
-        self.operations, self.inputs, self.samples = _Operations(module), inputs, iter(samples)
+        super().__init__(layers, inputs)
+        self.operations, self.samples = _Operations(module), iter(samples)
         self.evaluating = False
 
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        """A proxy that knows its shape, if its value is a tensor."""
-        if node.op == "output":
-            return super().proxy(node)
+    def proxy(self, node: fx.Node) -> Any:
+        """A proxy that knows its shape, if its value is a tensor; a tuple, list or dict of proxies, if it is one."""
+        plain = super().proxy(node)
+        if node.op == "output" or not isinstance(plain, fx.Proxy):
+            return plain
         if node.op == "placeholder":
-            value = self.inputs[str(node.target)]
+            value = _copied(self.inputs[_name(node)])
         elif node.op == "call_module" and self.operations.parts[str(node.target)] in self.layers:
-            value = next(self.samples)
+            value = next(self.samples).clone()
         else:
             self.evaluating = True
-            value = self.operations.value(node, _Carried(self.operations), {})
+            with _FixedShapes():  # type: ignore[no-untyped-call]
+                value = self.operations.value(node, _Carried(self.operations), {})
             self.evaluating = False
         node.meta["value"] = value
-        return _Sized(node, self) if isinstance(value, Tensor) else super().proxy(node)
+        if type(value) in (tuple, list, dict) and _tensors(value):
+            keys = value if isinstance(value, dict) else range(len(value))
+            parts = [self.create_proxy("call_function", operator.getitem, (plain, key), {}) for key in keys]
+            return dict(zip(keys, parts, strict=True)) if isinstance(value, dict) else type(value)(parts)
+        return _Sized(node, self) if isinstance(value, Tensor) else plain
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -110,6 +128,19 @@ class _SizedTracer(_Tracer):
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """A traced parameter, or its value."""
         return attr_val if self.evaluating else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+
+class _FixedShapes(TorchDispatchMode):
+    """Refuses operations that make a shape, or a number of Python's, of values: they are others at other samples."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Carries the operation out, if its kind is allowed."""
+        dynamic = not {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}.isdisjoint(func.tags)
+        if func is torch.ops.aten.index.Tensor:
+            dynamic = any(t is not None and t.dtype in (torch.bool, torch.uint8) for t in args[1])
+        if dynamic:
+            raise ValueError(f"a shape or a number depends on values ({func})")
+        return func(*args, **(kwargs or {}))
 
 
 class _Carried(dict[fx.Node, Any]):
@@ -128,7 +159,7 @@ class Cut:
 
     Part i runs from the sample of the i-th visit (the first from the inputs) to the next theta, the last one to the
     output. What depends on the first i samples only is computed in part i, once, and handed on if a later part needs
-    it. Only tensors with the batch as their first axis are handed on; others, such as a transposed copy or what depends
+    it. Only tensors with the batch as one of their axes are handed on, and tuples of such; others, such as what depends
     on weights alone, are computed again from what is.
 
     Args:
@@ -142,7 +173,8 @@ class Cut:
         reads: names of the inputs that each part reads.
 
     Raises:
-        ValueError: other layers are met than given. Besides, whatever tracing raises.
+        ValueError: other layers are met than given, a tensor is changed in place and read again. Besides, whatever
+            tracing raises; it knows no functions as arguments, such as the hook of a tensor.
     """
 
     def __init__(
@@ -153,8 +185,8 @@ class Cut:
         samples: tuple[Tensor, ...],
         sized: bool,
     ):
-        tracer = _SizedTracer(layers, module, inputs, samples) if sized else _Tracer(layers)
-        with torch.no_grad():
+        tracer = _SizedTracer(layers, module, inputs, samples) if sized else _Tracer(layers, inputs)
+        with torch.enable_grad():  # a module may ask, say before it hangs up a hook
             nodes = list(tracer.trace(module).nodes)
         root = tracer.root  # the module with the constants that tracing found
         assert isinstance(root, nn.Module)
@@ -170,25 +202,48 @@ class Cut:
         self._targets: list[Any] = [*(n.args[0] for n in self._visits), output.args[0]]
         with torch.no_grad():
             self._plan(nodes[:-1], inputs, samples)
+        for n in nodes:
+            n.meta.clear()  # values that were carried along
 
-    def _rowed(self, nodes: list[fx.Node], inputs: Mapping[str, Any], samples: tuple[Tensor, ...]) -> set[fx.Node]:
-        """Tensors whose first axis is the batch: their rows change places when those of inputs and samples do."""
-        both: list[dict[fx.Node, Any]] = []
-        for turned in (False, True):
-            known: dict[fx.Node, Any] = {n: inputs[str(n.target)] for n in self._inputs}
-            known |= dict(zip(self._visits, samples, strict=True))
-            if turned:
-                known = {n: v.flip(0) if isinstance(v, Tensor) else v for n, v in known.items()}
-            for n in nodes:
-                if n not in known:
-                    known[n] = self._operations.value(n, known, {})
-            both.append(known)
-        pairs = {n: (v, both[1][n]) for n, v in both[0].items() if isinstance(v, Tensor) and v.dim()}
-        return {
-            n
-            for n, (a, b) in pairs.items()
-            if a.shape == b.shape and _close(a.flip(0), b) and len(a) == len(samples[0])
-        }
+    def _values(
+        self, nodes: list[fx.Node], inputs: Mapping[str, Any], samples: tuple[Tensor, ...]
+    ) -> dict[fx.Node, Any]:
+        """Values of all nodes; finds those that change a tensor in place.
+
+        They change a copy from now on, which is the same as long as nothing reads the changed tensor by its old name.
+        """
+        known: dict[fx.Node, Any] = {n: _copied(inputs[_name(n)]) for n in self._inputs}
+        known |= dict(zip(self._visits, _copied(samples), strict=True))
+        order = {n: i for i, n in enumerate(nodes)}
+        for n in nodes:
+            if n in known:
+                continue
+            arguments = [t for a in n.all_input_nodes for t in _tensors(known[a])]
+            versions = [t._version for t in arguments]
+            value = self._operations.value(n, known, {})
+            written = {_storage(t) for t, v in zip(arguments, versions, strict=True) if t._version != v}
+            if written:
+                old = [a for a in known if not written.isdisjoint(map(_storage, _tensors(known[a])))]
+                later = [u for a in old for u in a.users if order.get(u, len(nodes)) > order[n]]
+                if later or not n.users or any(a.op == "get_attr" for a in old):
+                    raise ValueError("it changes a tensor in place and reads it again")
+                self._operations.writing.add(n)
+            known[n] = value
+        return known
+
+    def _axes(
+        self, nodes: list[fx.Node], inputs: Mapping[str, Any], samples: tuple[Tensor, ...]
+    ) -> dict[fx.Node, tuple[list[int], TreeSpec]]:
+        """The batch axes of what nodes hold: its rows change places when those of inputs and samples do."""
+        straight = self._values(nodes, inputs, samples)
+        turned = self._values(nodes, *tree_map_only(Tensor, lambda t: t.flip(0), (dict(inputs), samples)))
+        found = {}
+        for n in nodes:
+            (a, spec), b = tree_flatten(straight[n]), tree_leaves(turned[n])
+            axes = [_axis(*pair, len(samples[0])) for pair in zip(a, b, strict=False)]
+            if a and len(a) == len(b) and None not in axes:
+                found[n] = ([axis for axis in axes if axis is not None], spec)
+        return found
 
     def _plan(self, nodes: list[fx.Node], inputs: Mapping[str, Any], samples: tuple[Tensor, ...]) -> None:
         """Which nodes each part computes, and which it hands on."""
@@ -199,7 +254,8 @@ class Cut:
             level.setdefault(n, max((level[a] for a in n.all_input_nodes), default=0))
             if n not in given and fixed.issuperset(n.all_input_nodes):
                 fixed.add(n)
-        rowed = self._rowed(nodes, inputs, samples) - given - fixed
+        self._rows = self._axes(nodes, inputs, samples)
+        rowed = self._rows.keys() - given - fixed
         wanted = [_nodes(target) for target in self._targets]
         needed = _before([n for group in wanted for n in group], given)
         uses = [(level[n], a) for n in needed - given for a in n.all_input_nodes]
@@ -215,7 +271,7 @@ class Cut:
             self._handed.append(sorted(handed, key=order.__getitem__))
             self._steps.append(sorted(steps, key=order.__getitem__))
             read = {a for n in steps for a in n.all_input_nodes}.union(wanted[i])
-            self.reads.append(frozenset(str(n.target) for n in read.intersection(self._inputs)))
+            self.reads.append(frozenset(_name(n) for n in read.intersection(self._inputs)))
 
     def run(
         self, weights: Weights, inputs: Mapping[str, Any], carry: tuple[Tensor, ...], samples: tuple[Tensor, ...]
@@ -225,14 +281,17 @@ class Cut:
         Of the inputs only those that it ``reads`` are needed.
         """
         part = len(samples)
-        known: dict[fx.Node, Any] = {n: inputs[str(n.target)] for n in self._inputs if str(n.target) in inputs}
+        known: dict[fx.Node, Any] = {n: inputs[_name(n)] for n in self._inputs if _name(n) in inputs}
         known |= dict(zip(self._visits, samples, strict=False))
-        if part:
-            known |= dict(zip(self._handed[part - 1], carry, strict=True))
+        rest = iter(carry)
+        for node in self._handed[part - 1] if part else ():
+            axes, spec = self._rows[node]
+            known[node] = tree_unflatten([next(rest).movedim(0, axis) for axis in axes], spec)
         for node in self._steps[part]:
             known[node] = self._operations.value(node, known, weights)
         result = fx.node.map_arg(self._targets[part], known.__getitem__)
-        return result, tuple(known[n] for n in self._handed[part])
+        pairs = [pair for n in self._handed[part] for pair in zip(tree_leaves(known[n]), self._rows[n][0], strict=True)]
+        return result, tuple(t.movedim(axis, 0) for t, axis in pairs)
 
 
 def _nodes(tree: Any) -> list[fx.Node]:
@@ -254,7 +313,38 @@ def _before(ends: Iterable[fx.Node], stops: set[fx.Node]) -> set[fx.Node]:
     return found
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
-    if not a.is_floating_point():
+def _name(placeholder: fx.Node) -> str:
+    """Name of the argument, without the stars of ``*args``."""
+    return str(placeholder.target).lstrip("*")
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [t for t in tree_leaves(tree) if isinstance(t, Tensor)]
+
+
+def _copied(tree: Any) -> Any:
+    return tree_map_only(Tensor, Tensor.clone, tree)
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _axis(a: Any, b: Any, rows: int) -> int | None:
+    """The axis that has so many rows, in opposite order in a and b; None if there is none."""
+    if not isinstance(a, Tensor) or a.shape != b.shape:
+        return None
+    return next((i for i, n in enumerate(a.shape) if n == rows and close(a.flip(i), b)), None)
+
+
+def close(a: Tensor, b: Tensor, ulps: float = 1e3, scale: float = 1e-6) -> bool:
+    """Whether tensors differ by no more than so many roundings of the largest value, or of a scale; NaN equals NaN."""
+    if not a.is_floating_point() or not a.numel():
         return torch.equal(a, b)
-    return torch.allclose(a, b, rtol=0, atol=1e3 * torch.finfo(a.dtype).eps * max(1.0, float(a.abs().max())))
+    tolerance = ulps * torch.finfo(a.dtype).eps * max(largest(a), scale)
+    return torch.allclose(a, b, rtol=0, atol=tolerance, equal_nan=True)
+
+
+def largest(a: Tensor) -> float:
+    """The largest absolute value, zero where there is none."""
+    return float(a.detach().nan_to_num().abs().max()) if a.numel() else 0.0

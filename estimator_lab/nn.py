@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_leaves, tree_map_only
 
-from estimator_lab.cut import Cut
-from estimator_lab.errors import UsageError
+from estimator_lab.cut import Cut, close, largest
+from estimator_lab.errors import UsageError, in_a_line
 from estimator_lab.families import Family
 from estimator_lab.noise import derive_seed, forked
 from estimator_lab.problem import Problem
@@ -56,7 +58,7 @@ class Stochastic(nn.Module):
         if not self.family.discrete:
             return self.family.sample(theta, torch.randn_like(units))
         mean = self.family.mean(theta)
-        return self.family.sample(theta.detach(), torch.rand_like(units)) + mean - mean.detach()
+        return self.family.sample(theta.detach(), torch.rand_like(units)) + (mean - mean.detach())
 
     def units(self, theta: Tensor) -> Tensor:
         """A tensor with one number per unit, of theta's dtype and device."""
@@ -80,22 +82,23 @@ def _visiting(visit: Visitor) -> Iterator[None]:
 class _Reached(BaseException):
     """Leaves a module at a stochastic layer; no ``except Exception`` of the module's stops it."""
 
-    def __init__(self, theta: Tensor):
-        self.theta = theta
-
 
 @dataclass
 class _Replay:
     """Hands out samples in the order of visits, and stops at the first visit without one."""
 
+    visits: list[Stochastic]
     samples: Tensors
-    at: int = 0
+    thetas: list[Tensor] = field(default_factory=list)
 
     def __call__(self, layer: Stochastic, theta: Tensor) -> Tensor:
-        if self.at == len(self.samples):
-            raise _Reached(theta)
-        self.at += 1
-        return self.samples[self.at - 1]
+        at = len(self.thetas)
+        self.thetas.append(theta.clone())  # what the module goes on to do with it, in place, is not its theta
+        if at == len(self.samples):
+            raise _Reached
+        if layer is not self.visits[at]:
+            raise UsageError(f"{layer!r} is visited out of turn on some samples; visit the same layers in every call")
+        return self.samples[at].clone()  # the module may change it in place
 
 
 @dataclass
@@ -103,24 +106,30 @@ class _Survey:
     """Draws hard samples and writes down which layer was visited with what shape of theta."""
 
     generator: torch.Generator
+    paths: Mapping[nn.Module, str]
+    batch: int
+    like: Tensor
     visits: list[tuple[Stochastic, tuple[int, ...]]] = field(default_factory=list)
     samples: list[Tensor] = field(default_factory=list)
 
     def __call__(self, layer: Stochastic, theta: Tensor) -> Tensor:
-        family = layer.family
-        if not isinstance(theta, Tensor) or theta.dim() < 1 + len(family.theta_shape):
-            raise UsageError(f"{layer!r} takes theta with axes [batch, *units, *{list(family.theta_shape)}]")
-        tail = tuple(theta.shape[theta.dim() - len(family.theta_shape) :])
-        if tail != family.theta_shape:
-            raise UsageError(
-                f"{layer!r} was given theta of shape {list(theta.shape)}; its last axes are {list(family.theta_shape)}"
-            )
+        family, tail = layer.family, layer.family.theta_shape
+        shape = tuple(theta.shape) if isinstance(theta, Tensor) else ()
+        if len(shape) < 1 + len(tail) or shape[0] != self.batch or shape[len(shape) - len(tail) :] != tail:
+            axes = ", ".join([str(self.batch), "*units", *map(str, tail)])
+            found = list(shape) if isinstance(theta, Tensor) else type(theta).__name__
+            raise UsageError(f"{self.paths[layer]!r}, {layer!r}, takes theta with axes [{axes}]; found {found}")
         like = layer.units(theta)
+        if (like.dtype, like.device) != (self.like.dtype, self.like.device):
+            raise UsageError(
+                f"theta of {self.paths[layer]!r} is in {like.dtype} on {like.device}, the weights are in "
+                f"{self.like.dtype} on {self.like.device}; convert it in forward(), or the module with to()"
+            )
         draw = torch.rand if family.discrete else torch.randn
         noise = draw(like.shape, generator=self.generator, dtype=like.dtype).to(like.device)
-        self.visits.append((layer, tuple(theta.shape)))
+        self.visits.append((layer, shape))
         self.samples.append(family.sample(theta.detach(), noise))
-        return self.samples[-1]
+        return self.samples[-1].clone()
 
 
 class ModuleProblem(Problem):
@@ -136,88 +145,112 @@ class ModuleProblem(Problem):
     ):
         if not isinstance(module, nn.Module):
             raise UsageError(f"from_module takes a torch.nn.Module; found {type(module).__name__}")
-        if not (isinstance(batch, tuple) and len(batch) == 2):
+        if not (isinstance(batch, tuple | list) and len(batch) == 2):
             raise UsageError("the batch is a pair (inputs, target): the module gets the inputs, the loss the target")
         self._name = name or type(module).__name__
+        compiled = [path for path, part in module.named_modules() if _is_compiled(part)]
+        if compiled:
+            raise UsageError(
+                f"{self._name}: {compiled[0]!r} is compiled or scripted; give the module that it was made of"
+            )
         try:
             self._module = copy.deepcopy(module)
         except Exception as error:
-            raise UsageError(f"{self._name} cannot be copied ({error}); detach tensors kept as attributes") from error
-        for path, family in sites.items():
-            if path not in dict(module.named_modules()):
-                known = [k for k, _ in module.named_modules() if k]
-                raise UsageError(f"{self._name} has no submodule {path!r}; it has {known}")
-            self._module.set_submodule(path, Stochastic(family))
+            raise UsageError(
+                f"{self._name} cannot be copied ({in_a_line(error)}); return from forward() what it computes, do not "
+                "keep it as an attribute"
+            ) from error
+        self._replace(sites)
         self._refuse_coupled()
-        self._loss, (self._inputs, self._target) = loss, batch
         rows = {len(t) if t.dim() else 0 for t in _tensors(batch)}
         if len(rows) != 1 or 0 in rows:
             raise UsageError(f"the tensors of the batch have one row for each example; found {sorted(rows)} rows")
         (self.batch,) = rows
-        parameters = dict(self._module.named_parameters())
-        self._weights = {k: v.detach() for k, v in parameters.items() if v.requires_grad}
-        digest = hashlib.sha256(f"{self._module} {getattr(loss, '__qualname__', loss)}".encode())
-        for tensor in (*_tensors(batch), *self._module.buffers()):
+        self._loss, (self._inputs, self._target) = loss, _repeated(batch, 1)
+        own = dict(self._module.named_parameters())
+        self._weights = {k: p.detach().clone() for k, p in own.items() if p.requires_grad}
+        kinds = {f"{v.dtype} on {v.device}" for v in self._weights.values()}
+        if len(kinds) != 1:
+            found = " and ".join(sorted(kinds)) or "none"
+            raise UsageError(f"{self._name} needs parameters that require a gradient, of one dtype; found {found}")
+        digest = hashlib.sha256(f"{self._module} {getattr(loss, '__qualname__', type(loss).__qualname__)}".encode())
+        for tensor in (*_tensors(batch), *own.values(), *self._module.buffers()):
             digest.update(f"{list(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
         self._digest = digest.hexdigest()[:8]
-        survey = self._survey()
-        self.sites = self._named(survey)
-        self._values = [tuple(sample.shape[1:]) for sample in survey.samples]
+        state = {**self._weights, **dict(self._module.named_buffers())}
+        before = {k: v.clone() for k, v in state.items()}
+        surveys = self._surveys()
+        self._layers = [layer for layer, _ in surveys[0].visits]
+        self.sites = self._named(surveys[0])
+        self._values = [tuple(sample.shape[1:]) for sample in surveys[0].samples]
         self._cut: Cut | None = None
-        reasons = [self._try_cut(survey, sized) for sized in (False, True)]
-        if self._cut is None:
-            self.notes = (
-                f"{self._name} is run from the start at every stochastic layer, as it cannot be cut: {reasons[-1]}",
-            )
+        self._refuse_state(surveys[0])
+        if changed := [k for k, v in state.items() if not torch.equal(v, before[k])]:
+            raise UsageError(f"{self._name} changes {changed} when it runs; call eval(), or keep them fixed")
+        rounds = [tuple(survey.samples) for survey in surveys]
+        wholes = [self._slopes(samples, whole=True) for samples in rounds]
+        self._refuse_own(wholes[0], rounds[0])
+        for sized in (False, True):
+            reason = self._try_cut(rounds, wholes, sized)
+            if not reason:
+                return
+        self.notes = (f"{self._name} is run from the start at every stochastic layer, as it cannot be cut: {reason}",)
 
-    def _try_cut(self, survey: "_Survey", sized: bool) -> str:
+    def _try_cut(self, rounds: list[Tensors], wholes: list["_Slopes"], sized: bool) -> str:
         """Cuts the module, and says why not if that cannot be done."""
-        if self._cut is not None:
-            return ""
-        samples = tuple(survey.samples)
         try:
-            layers = [layer for layer, _ in survey.visits]
-            self._cut = Cut(self._module, layers, self._bound, samples, sized)
-            # A trace goes one way, whatever the values are: rows may be added without changing it. Inputs are repeated.
-            self.foldable = True
-            self._check_cut(samples)
+            self._cut = Cut(self._module, self._layers, self._bound, rounds[0], sized)
+            for samples, whole in zip(rounds, wholes, strict=True):
+                parts = self._slopes(samples, whole=False)
+                if not _same(whole, parts) or any(
+                    count > part[kind]
+                    for count_of, part in zip(whole.own, parts.own, strict=True)
+                    for kind, count in count_of.items()
+                ):
+                    raise ValueError("its parts give other values or gradients than the whole")
         except Exception as error:  # whatever a module does that cannot be traced
             self._cut = None
             return (str(error) or type(error).__name__).splitlines()[0][:120]
+        # A trace goes one way, whatever the values are: rows may be added without changing it. Inputs are repeated.
+        self.foldable = True
         return ""
+
+    def _replace(self, sites: Mapping[str, Family]) -> None:
+        """Puts stochastic layers in the place of the submodules that sites name, under each of their names."""
+        parts = dict(self._module.named_modules(remove_duplicate=False))
+        for path, family in sites.items():
+            if not path or path not in parts:
+                raise UsageError(f"{self._name} has no submodule {path!r}; it has {[k for k in parts if k]}")
+            if any(path.startswith(f"{other}.") for other in sites):
+                raise UsageError(f"{self._name}: site {path!r} is part of another site; name one of them")
+            layer = Stochastic(family)
+            for name in [k for k, part in parts.items() if part is parts[path]]:
+                self._module.set_submodule(name, layer)
 
     # ------------------------------------------------------------------ what a module may not do
     def _refuse_coupled(self) -> None:
-        """Refuses modules that draw random numbers of their own, or mix the examples of a batch."""
+        """Refuses layers that mix the examples of a batch."""
         for path, part in self._module.named_modules():
-            kind = type(part).__name__
-            if part.training and float(getattr(part, "p" if "Dropout" in kind else "dropout", 0) or 0) > 0:
-                raise UsageError(
-                    f"{self._name}: {kind} {path!r} in training mode draws random numbers that no estimator sees; "
-                    "call eval() on it, or make the mask a Stochastic layer"
-                )
             norm = isinstance(part, nn.modules.batchnorm._BatchNorm)
             if norm and (part.training or part.running_mean is None):
                 raise UsageError(
-                    f"{self._name}: {kind} {path!r} normalises over the batch, so that an example has no gradient of "
-                    "its own; call eval() on it to use its running statistics, or use GroupNorm or LayerNorm"
+                    f"{self._name}: {type(part).__name__} {path!r} normalises over the batch, so that an "
+                    "example has no gradient of its own; call eval() on it to use its running statistics, or use "
+                    "GroupNorm or LayerNorm"
                 )
 
-    def _survey(self) -> "_Survey":
-        """Runs the module on hard samples, and requires the same visits every time, no state and no other noise."""
-        buffers = {k: v.clone() for k, v in self._module.named_buffers()}
+    def _surveys(self) -> list["_Survey"]:
+        """Runs the module on hard samples, and requires the same visits every time, and no noise besides."""
+        like, paths = next(iter(self._weights.values())), {m: path or "x" for path, m in self._module.named_modules()}
         surveys: list[_Survey] = []
         for seed in range(3):
-            generator = torch.Generator().manual_seed(derive_seed("survey", seed))
-            surveys.append(_Survey(generator))
+            surveys.append(_Survey(torch.Generator().manual_seed(derive_seed("survey", seed)), paths, self.batch, like))
             with torch.no_grad(), forked(seed):
+                before = _stream(like.device)
                 self._evaluate(self._weights, surveys[-1])
-        changed = [k for k, v in self._module.named_buffers() if not torch.equal(v, buffers[k])]
-        if changed:
-            raise UsageError(
-                f"{self._name} changes its buffers {changed} when it runs; call eval(), or keep them fixed"
-            )
+                if not torch.equal(before, _stream(like.device)):
+                    self._refuse_noise(surveys[-1])
         first = surveys[0]
         if not first.visits:
             raise UsageError(
@@ -226,32 +259,71 @@ class ModuleProblem(Problem):
             )
         if any(s.visits != first.visits for s in surveys):
             raise UsageError(f"{self._name} visits other stochastic layers, or other shapes, from sample to sample")
+        return surveys
+
+    def _refuse_noise(self, survey: "_Survey") -> None:
+        """Names the innermost submodules that draw from torch's global random stream."""
+        device = survey.like.device
+        opened: list[tuple[Tensor, int]] = []
+        found: list[str] = []
+        hooks = []
+        for path, part in self._module.named_modules():
+
+            def leave(part: nn.Module, _: Any, __: Any, path: str = path) -> None:
+                before, count = opened.pop()
+                if count == len(found) and not torch.equal(before, _stream(device)):
+                    found.append(f"{type(part).__name__} {path!r}" if path else "its own forward()")
+
+            hooks.append(part.register_forward_pre_hook(lambda *_: opened.append((_stream(device), len(found)))))
+            hooks.append(part.register_forward_hook(leave))
+        with torch.no_grad(), forked(0):
+            self._evaluate(self._weights, survey)
+        for hook in hooks:
+            hook.remove()
+        culprits = ", ".join(dict.fromkeys(found)) or "its loss"
+        raise UsageError(
+            f"{self._name}: {culprits} draws random numbers that no estimator sees; call eval() on it, if it is a "
+            "dropout, make it a Stochastic layer, or name it in sites"
+        )
+
+    def _refuse_state(self, survey: "_Survey") -> None:
+        """Requires equal losses on equal samples."""
         results = []
         for seed in range(2):
             with torch.no_grad(), forked(seed):
-                results.append(self._evaluate(self._weights, _Replay(tuple(first.samples))))
-        if not torch.equal(*results):
+                results.append(self.loss(self._weights, tuple(survey.samples), ()))
+        if not close(results[0], results[1], 64):
             raise UsageError(
                 f"{self._name} gives different losses on equal samples: it draws random numbers outside of its "
                 "Stochastic layers, or keeps a state from call to call; turn that off, or reset the state in forward()"
             )
-        return first
 
     def _named(self, survey: "_Survey") -> tuple[SiteSpec, ...]:
         """A site for every visit, named after its layer, with a number where a layer is visited more than once."""
-        paths = {layer: path or "x" for path, layer in self._module.named_modules()}
         visited = [layer for layer, _ in survey.visits]
         specs = []
         for i, (layer, shape) in enumerate(survey.visits):
-            if shape[0] != self.batch:
-                raise UsageError(
-                    f"{self._name}: theta of {paths[layer]!r} has shape {list(shape)}; its first axis is the batch, "
-                    f"{self.batch}"
-                )
-            name = paths[layer] if visited.count(layer) == 1 else f"{paths[layer]}[{visited[:i].count(layer)}]"
+            path = survey.paths[layer]
+            name = path if visited.count(layer) == 1 else f"{path}[{visited[:i].count(layer)}]"
             units = shape[1 : len(shape) - len(layer.family.theta_shape)]
             specs.append(SiteSpec(name, layer.family, units or (1,)))  # logits [batch, classes] are a layer of one unit
         return tuple(specs)
+
+    def _refuse_own(self, whole: "_Slopes", samples: Tensors) -> None:
+        """Requires that nothing reads the parameters of the copy, since others stand in for them: moves them."""
+        own = {k: p for k, p in self._module.named_parameters() if k in self._weights}
+        with torch.no_grad():
+            for p in own.values():
+                p.add_(1)
+        moved = self._slopes(samples, whole=True)
+        with torch.no_grad():
+            for k, p in own.items():
+                p.copy_(self._weights[k])
+        if not _same(whole, moved):
+            raise UsageError(
+                f"{self._name} reads parameters that are not its attributes during forward(): name them there, or keep "
+                "them in a ParameterList; turn checkpointing off, which reads them again in the backward pass"
+            )
 
     # ------------------------------------------------------------------ running the module
     def _arguments(self, times: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -302,15 +374,19 @@ class ModuleProblem(Problem):
 
     def theta(self, weights: Weights, samples: Tensors) -> Tensor:
         """Runs the module up to the stochastic layer that has no sample yet."""
+        replay = _Replay(self._layers, self._given(samples))
         try:
-            self._evaluate(weights, _Replay(self._given(samples)), self._times(samples))
-        except _Reached as reached:
-            return self._shown(reached.theta, len(samples))
-        raise UsageError(f"{self._name} skipped a stochastic layer on these samples")
+            self._evaluate(weights, replay, self._times(samples))
+        except _Reached:
+            return self._shown(replay.thetas[-1], len(samples))
+        raise UsageError(f"{self._name} skips stochastic layers on some samples; visit the same ones in every call")
 
     def loss(self, weights: Weights, samples: Tensors, thetas: Tensors) -> Tensor:
         """Runs the whole module on given samples."""
-        return self._evaluate(weights, _Replay(self._given(samples)), self._times(samples))
+        try:
+            return self._evaluate(weights, _Replay(self._layers, self._given(samples)), self._times(samples))
+        except _Reached:
+            raise UsageError(f"{self._name} visits more stochastic layers on some samples than on others") from None
 
     def _run(self, cut: Cut, weights: Weights, carry: Tensors, samples: Tensors) -> tuple[Any, Tensors]:
         """The part of the module that follows these samples."""
@@ -338,28 +414,32 @@ class ModuleProblem(Problem):
         output, _ = self._run(self._cut, weights, carry, samples)
         return self._value(output, self._times(samples))
 
-    def _check_cut(self, samples: Tensors) -> None:
-        """Requires values and gradients of the parts to be those of the whole."""
-        found = []
-        for whole in (True, False):
-            weights = {k: v.clone().requires_grad_() for k, v in self._weights.items()}
-            leaves = tuple(t.clone().requires_grad_() for t in samples)
-            with torch.enable_grad():
-                values = list(self._results(weights, leaves, whole))
-                total = torch.stack([(v * _cotangent(v)).sum() for v in values]).sum()
-                inputs = [*weights.values(), *leaves]
-                slopes = torch.autograd.grad(total, inputs, allow_unused=True, materialize_grads=True)
-            found.append([*values, *slopes])
-        for a, b in zip(*found, strict=True):
-            tolerance = 1e4 * torch.finfo(a.dtype).eps * max(float(a.detach().abs().max()), 1e-6)
-            if not torch.allclose(a, b, rtol=0, atol=tolerance, equal_nan=True):
-                raise ValueError("its parts give other values or gradients than the whole")
+    def _slopes(self, samples: Tensors, whole: bool) -> "_Slopes":
+        """Theta of every site and the loss, and their gradients in the weights and the samples."""
+        weights = {k: v.clone().requires_grad_() for k, v in self._weights.items()}
+        leaves = tuple(t.clone().requires_grad_() for t in samples)
+        inputs = [*weights.values(), *leaves]
+        with torch.enable_grad(), _visiting(self._refuse_again):
+            values = list(self._results(weights, leaves, whole))
+            own = [_functions(v) for v in values]
+            if any("CheckpointFunctionBackward" in kinds for kinds in own):
+                raise UsageError(f"{self._name} runs a part of it again in the backward pass; turn checkpointing off")
+            live = [v for v in values if v.requires_grad]
+            slopes = torch.autograd.grad(
+                live, inputs, [_cotangent(v) for v in live], allow_unused=True, materialize_grads=True
+            )
+        return _Slopes([*(v.detach() for v in values), *slopes], own)
+
+    def _refuse_again(self, layer: Stochastic, theta: Tensor) -> Tensor:
+        raise UsageError(f"{self._name} runs {layer!r} again in the backward pass; turn checkpointing off")
 
     def _results(self, weights: Weights, samples: Tensors, whole: bool) -> Iterator[Tensor]:
         """Theta of every site, and the loss."""
         if whole:
-            yield from (self.theta(weights, samples[:i]) for i in range(len(samples)))
-            yield self.loss(weights, samples, ())
+            replay = _Replay(self._layers, self._given(samples))
+            loss = self._evaluate(weights, replay)
+            yield from (self._shown(theta, i) for i, theta in enumerate(replay.thetas))
+            yield loss
             return
         theta, carry = self.begin(weights)
         yield theta
@@ -383,23 +463,53 @@ def _cotangent(value: Tensor) -> Tensor:
     return (count + 0.5).sin().reshape(value.shape)
 
 
+@dataclass(frozen=True)
+class _Slopes:
+    """Values and gradients of a module, or of its parts; and how many functions with a backward pass of their own."""
+
+    tensors: list[Tensor]
+    own: list[Counter[str]]
+
+
+def _same(a: _Slopes, b: _Slopes) -> bool:
+    scale = 0.1 * max(map(largest, a.tensors))  # what is zero but for rounding has the rounding of the others
+    return all(close(x, y, 1e3, scale) for x, y in zip(a.tensors, b.tensors, strict=True))
+
+
+def _functions(value: Tensor) -> Counter[str]:
+    """How many ``autograd.Function``s of each name a tensor depends on."""
+    found = Counter[str]()
+    stack, seen = [value.grad_fn], set[Any]()
+    while stack:
+        node = stack.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            stack += [before for before, _ in node.next_functions]
+            if isinstance(node, torch.autograd.function.BackwardCFunction):
+                found[node.name()] += 1
+    return found
+
+
+def _is_compiled(part: nn.Module) -> bool:
+    return (
+        isinstance(part, torch.jit.ScriptModule) or hasattr(part, "_orig_mod") or part._compiled_call_impl is not None
+    )
+
+
+def _stream(device: torch.device) -> Tensor:
+    """State of torch's global random streams."""
+    states = [torch.get_rng_state()] + ([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])
+    return torch.cat(states)
+
+
 def _tensors(tree: Any) -> list[Tensor]:
     """All tensors in nested tuples, lists and dicts."""
-    if isinstance(tree, Tensor):
-        return [tree]
-    parts = tree.values() if isinstance(tree, Mapping) else tree if isinstance(tree, tuple | list) else ()
-    return [t for part in parts for t in _tensors(part)]
+    return [t for t in tree_leaves(tree) if isinstance(t, Tensor)]
 
 
 def _repeated(tree: Any, times: int) -> Any:
-    """The rows of all tensors so many times, one whole batch after the other."""
-    if times == 1:
-        return tree
-    if isinstance(tree, Tensor):
-        return tree.repeat(times, *(1,) * (tree.dim() - 1))
-    if isinstance(tree, Mapping):
-        return {k: _repeated(v, times) for k, v in tree.items()}
-    return type(tree)(_repeated(v, times) for v in tree) if isinstance(tree, tuple | list) else tree
+    """The rows of all tensors so many times, one whole batch after the other; always a copy."""
+    return tree_map_only(Tensor, lambda t: t.detach().repeat(times, *(1,) * (t.dim() - 1)), tree)
 
 
 def from_module(
@@ -424,16 +534,20 @@ def from_module(
 
     Args:
         module: its weights are the parameters that require a gradient, by their names in ``named_parameters()``.
-        loss: ``(output, target) -> [batch]``, one value for each example.
+        loss: ``(output, target) -> [batch]``, one value for each example, of what the module returns; what a loss reads
+            off the module itself is not that of the copy.
         batch: ``(inputs, target)``; inputs is a tensor, a tuple of arguments or a dict of named ones. Every tensor has
-            one row for each example.
+            one row for each example; a copy is kept.
         sites: laws of submodules that draw without being ``Stochastic``, by path: their input is theta, their output
             the sample. ``DropIn(module.path)`` is then the estimator that they bring.
         name: what reports call it; by default the name of the class.
 
     Raises:
         UsageError: no stochastic layer is visited, or which ones depends on the samples; the module draws random
-            numbers besides (dropout), mixes examples (batch normalisation in training mode), or keeps state from call
-            to call; the loss has a wrong shape.
+            numbers besides (dropout), mixes examples (batch normalisation in training mode), keeps state from call to
+            call, runs again in the backward pass (checkpointing), reads parameters past its attributes, is compiled, or
+            cannot be copied; the loss has a wrong shape. What the module or the loss raise themselves is not caught.
+
+    Cost: five passes to see what it does; seven to ten, forward and backward, to prove the cut.
     """
     return ModuleProblem(module, loss, batch, sites or {}, name)
