@@ -635,19 +635,7 @@ CASES = [
 ]
 
 
-UNPROBED = {  # what chain.py does not see before it draws
-    "hooked": "vmap drops the hook: values are compared with a loop, gradients are not",
-    "sly in place": "vmap is tried along one axis, and runs along two",
-}
-
-
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(c, id=c.name, marks=[pytest.mark.xfail(reason=UNPROBED[c.name])] if c.name in UNPROBED else [])
-        for c in CASES
-    ],
-)
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 def test_gradients_are_those_of_the_module(case: Case) -> None:
     module, problem = case.problem()
     batch = (case.inputs, case.target)
