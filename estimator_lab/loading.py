@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +27,7 @@ def load_estimator(target: str) -> Estimator | GradientSampler:
 
     Args:
         target: a name of the table, ``file.py``, ``file.py:Name`` or ``package.module:Name``; a name may carry keyword
-            arguments, as in ``Rebar(temperature=0.1)``.
+            arguments, as in ``Rebar(temperature=0.1)``, and may be that of a function without arguments.
 
     Raises:
         UsageError: unknown name, no estimator or several in a file, or arguments that do not fit.
@@ -71,6 +71,8 @@ def _load(target: str, table: Mapping[str, Any], kinds: tuple[type, ...], word: 
         if not hasattr(module, name):
             raise UsageError(f"{place} has no {name!r}; it has {_names(_candidates(module, kinds))}")
         found = getattr(module, name)
+        if inspect.isfunction(found) and not inspect.signature(found).parameters:
+            found = _called(found, target)
         if not _fits(found, kinds):
             raise UsageError(f"{target} is no {word}: derive it from estimator_lab.{kinds[0].__name__}")
         return _make(found, arguments, target)
@@ -118,12 +120,17 @@ def _make(found: object, arguments: _Arguments, target: str) -> object:
     except TypeError as error:
         signature = str(inspect.signature(found)).removesuffix(" -> None")
         raise UsageError(f"{target}: {error}; write it as {found.__name__}{signature}, with values") from None
+    return _called(found, target, *arguments.positional, **arguments.named)
+
+
+def _called(make: Callable[..., object], target: str, *positional: Any, **named: Any) -> object:
+    """What a user's class or function makes."""
     try:
-        return found(*arguments.positional, **arguments.named)
+        return make(*positional, **named)
     except LabError:
         raise
     except (Exception, SystemExit) as error:
-        raise ImportFailed(f"{target} cannot be made: {in_a_line(error)}; mend its arguments or its class") from error
+        raise ImportFailed(f"{target} cannot be made: {in_a_line(error)}; mend its arguments or its code") from error
 
 
 def _fits(found: object, kinds: tuple[type, ...]) -> bool:

@@ -531,8 +531,8 @@ def from_module(
 
     A unit gradient is that with respect to an offset added where theta enters the stochastic layer. What the module
     itself computes from theta elsewhere, such as an entropy, does not see the offset; weight gradients are complete.
-    A sample that the module detaches has no derivative there: estimators that relax samples, such as ``Rebar``, are then
-    biased.
+    A sample that the module detaches has no derivative there: estimators that relax samples, such as ``Rebar``, are
+    then biased.
 
     Args:
         module: its weights are the parameters that require a gradient, by their names in ``named_parameters()``.
