@@ -2,9 +2,10 @@
 
 import datetime
 import math
+import operator
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +29,13 @@ from estimator_lab.truth import Truth
 StepFn = Callable[[int], Problem]
 """Trains up to a step, in whatever way, and returns the problem that is to be measured there."""
 
-BROKEN = (MeasurementError, ValueError, ArithmeticError, torch.OutOfMemoryError)
+BROKEN = (
+    MeasurementError,
+    ValueError,
+    ArithmeticError,
+    torch.linalg.LinAlgError,  # type: ignore[attr-defined]
+    torch.OutOfMemoryError,
+)
 """How a measurement ends at weights that have run away, or on a full device."""
 
 
@@ -79,7 +86,12 @@ class Scheme:
         }
 
     def at(
-        self, problem: Problem, step: int, trained_with: str = "", deadline: Callable[[], float] = lambda: math.inf
+        self,
+        problem: Problem,
+        step: int,
+        trained_with: str = "",
+        deadline: Callable[[], float] = lambda: math.inf,
+        known: Collection[str] = (),
     ) -> Iterator[Point | Failure]:
         """Measures every estimator on a problem; a measurement that breaks down is a failure, and the others go on.
 
@@ -88,6 +100,7 @@ class Scheme:
             step: of the checkpoint.
             trained_with: name of the training.
             deadline: of ``time.monotonic()``, asked for before each estimator.
+            known: reprs of estimators that are left out, since their points are there.
 
         Raises:
             UsageError: an estimator does not apply.
@@ -104,6 +117,8 @@ class Scheme:
             return
         mark = fingerprint(problem.weights())
         for e in self.estimators:
+            if repr(e) in known:
+                continue
             name = e.label if alike[e.label] == 1 else repr(e)
             try:
                 measurement = prepare(problem, e, seed=seed, wrt=self.wrt, reference=truth.mean)
@@ -164,7 +179,9 @@ def trajectory(
     """
     runs = dict(step_fn) if isinstance(step_fn, Mapping) else {"": step_fn}
     steps = _ascending(checkpoints)
-    wanted = {name: tuple(estimators[name] if isinstance(estimators, Mapping) else estimators) for name in runs}
+    if wrong := [name for name, run in runs.items() if not callable(run)]:
+        raise UsageError(f"the step function {wrong[0] or 'that was given'!r} is no function of a step; write one")
+    wanted = {name: _listed(estimators, name) for name in runs}
     pairs = len(steps) * sum(map(len, wanted.values()))
     terms = Terms(
         seed, budget if isinstance(budget, Budget) else Budget(budget, early=False), margin, alpha, max(pairs, 1), exact
@@ -177,6 +194,8 @@ def trajectory(
         if differ := settings_differ(kept.settings, settings):
             raise UsageError(f"{file} was measured with other {', '.join(differ)}; name another file, or remove it")
         found = replace(kept, failures=())
+    if file is not None:
+        found.save(file)  # a folder that cannot be written to is told before anything is measured
     end = time.monotonic() + (terms.budget.seconds or math.inf)
 
     def deadline() -> float:
@@ -197,14 +216,20 @@ def trajectory(
                     raise UsageError(
                         f"{file} was measured at other weights at step {step}; train as before, or name another file"
                     )
+                if other := [p.finding.problem for p in known if p.finding.problem != repr(problem)]:
+                    raise UsageError(
+                        f"{file} was measured on {other[0]} at step {step}, and not on {problem!r}; name another file"
+                    )
                 have = {p.finding.estimator for p in known}
-                missing = tuple(e for e in scheme.estimators if repr(e) not in have)
-                if not missing:
+                if have.issuperset(map(repr, scheme.estimators)):
                     continue
-                for item in replace(scheme, estimators=missing).at(problem, step, name, deadline):
+                for item in scheme.at(problem, step, name, deadline, have):
                     found = found.plus([item]) if isinstance(item, Point) else found.plus(failures=[item])
                 if not any((s.trained_with, s.step) == (name, step) for s in found.losses):
-                    found = found.plus(losses=[Loss(name, step, "batch", 0, expected_loss(problem, seed=seed))])
+                    try:
+                        found = found.plus(losses=[Loss(name, step, "batch", 0, expected_loss(problem, seed=seed))])
+                    except BROKEN as error:
+                        found = found.plus(failures=[Failure(name, step, "the expected loss", in_a_line(error))])
                 if file is not None:
                     found.save(file)
     except BaseException:
@@ -220,8 +245,22 @@ def begun(title: str, settings: Mapping[str, Any], command: str = "") -> Traject
     return Trajectory(title, settings, (), (), (), command or command_line(), today, environment())
 
 
+def _listed(estimators: Sequence[Estimator] | Mapping[str, Sequence[Estimator]], name: str) -> tuple[Estimator, ...]:
+    """The estimators of a training."""
+    if isinstance(estimators, Mapping):
+        if name not in estimators:
+            raise UsageError(f"the training {name!r} has no estimators, only {list(estimators)}; name some for it")
+        estimators = estimators[name]
+    if not isinstance(estimators, Iterable):
+        raise UsageError(f"give a list of estimators; found {estimators!r}")
+    return tuple(estimators)
+
+
 def _ascending(checkpoints: Sequence[int]) -> list[int]:
-    steps = [int(step) for step in checkpoints]
+    try:
+        steps = [operator.index(step) for step in checkpoints]
+    except TypeError:
+        raise UsageError(f"checkpoints are whole numbers in a list; found {checkpoints!r}") from None
     if not steps or steps[0] < 0 or any(a >= b for a, b in pairwise(steps)):
         raise UsageError(f"checkpoints are steps in ascending order, from 0 on; found {list(checkpoints)}")
     return steps

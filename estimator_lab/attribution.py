@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from estimator_lab.chain import Key
+from estimator_lab.conclusion import percent
 from estimator_lab.errors import NotConverged, TooLarge, UsageError
 from estimator_lab.estimator import Estimator, about
 from estimator_lab.estimators import ControlledFlips, Exact, Pathwise, PerSite
@@ -166,32 +167,34 @@ class Attribution:
             said = f"{where}: no bias"
         elif math.isnan(whole.share.value):
             known = math.isfinite(size.high)
-            said = f"{where}: no bias found, at most {_percent(size.high)}" if known else f"{where}: bias not estimable"
+            said = f"{where}: no bias found, at most {_few(size.high)} %" if known else f"{where}: bias not estimable"
         else:
-            told = _listed([(e.share, site) for site, e in parts], 1.0)
-            relative = f"a bias of {_percent(size.value)}{_range(size)} of the gradient's norm"
-            said = f"{where}: {relative}; {told}"
+            told = _listed([(e.share, site) for site, e in parts], "it")
+            said = f"{where}: a bias of {_told(size)} of the gradient's norm; {told}"
             crossed = self.effect(INTERACTION, level, name).share
             if len(self.sites) > 1 and abs(crossed.value) >= 0.005:
-                said += f"; {_percent(crossed.value)}{_range(crossed)} of it arises only where sites act together"
+                said += f"; {_told(crossed)} of it arises only where sites act together"
         variance = whole.variance.value
         if not variance > 0:
             return f"{said}. {'No noise.' if variance == 0 else 'Its variance is not estimable.'}"
         own = self.effect(REFERENCE, level, name).variance.value
-        noise = _listed([(e.variance, site) for site, e in parts], variance)
         if own <= 0.005 * variance:
-            return f"{said}. Its variance: {noise}."
-        return f"{said}. Its variance is {variance / own:.3g} times that of the reference; {noise}."
+            noise = _listed([(e.variance, site) for site, e in parts], "the variance", variance)
+            return f"{said}. Of the noise, {noise}."
+        ratio = variance / own
+        size_of = "that" if abs(ratio - 1) < 0.005 else f"{ratio:.3g} times that"
+        noise = _listed([(e.variance, site) for site, e in parts], "it", variance)
+        return f"{said}. Its variance is {size_of} of the reference; {noise}."
 
 
-def _listed(parts: Sequence[tuple[Estimate, str]], whole: float) -> str:
+def _listed(parts: Sequence[tuple[Estimate, str]], of: str, whole: float = 1.0) -> str:
     """Parts of a whole from the largest to the smallest, without those that round to nothing."""
     shown = sorted(((e, name) for e, name in parts if not abs(e.value / whole) < 0.005), key=lambda p: -p[0].value)
-    first, *rest = [f"{_percent(e.value / whole)}{_range(e, whole)}" for e, _ in shown] or ["none"]
-    names = [name for _, name in shown] or ["a single site"]
-    return ", ".join(
-        [f"{first} of it comes from {names[0]}", *(f"{r} from {n}" for r, n in zip(rest, names[1:], strict=True))]
-    )
+    if not shown:
+        return f"no single site adds to {of}"
+    (first, name), *rest = shown
+    said = [f"{_told(first, whole)} of {of} comes from {name}", *(f"{_told(e, whole)} from {n}" for e, n in rest)]
+    return ", ".join(said)
 
 
 def _place(level: str, name: str) -> str:
@@ -199,14 +202,19 @@ def _place(level: str, name: str) -> str:
     return kinds.get(level, f"all {name}")
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.3g} %" if math.isfinite(value) else "an unknown part"
+def _told(found: Estimate, unit: float = 1.0) -> str:
+    """In per cent of a unit, with the interval in brackets where there is one."""
+    value, low, high = (v / unit for v in (found.value, found.low, found.high))
+    if math.isnan(value):
+        return "an unknown part"
+    return f"{_few(value)} %" + (f" [{_few(low)}, {_few(high)}]" if math.isfinite(low + high) and low < high else "")
 
 
-def _range(found: Estimate, unit: float = 1.0) -> str:
-    if found.low == found.high or not math.isfinite(found.low + found.high):
-        return ""
-    return f" [{100 * found.low / unit:.3g}, {100 * found.high / unit:.3g}]"
+def _few(value: float) -> str:
+    """Per cent to two digits; "below 0.01" what is smaller than that and not zero."""
+    if 0 < abs(value) < 1e-4:
+        return "below 0.01"
+    return "−" * (value < 0) + percent(abs(value)).removesuffix(" %")
 
 
 def reference_for(problem: Problem) -> Estimator:
@@ -214,9 +222,7 @@ def reference_for(problem: Problem) -> Estimator:
 
     That is controlled flips at discrete sites and the pathwise gradient at Gaussian ones.
     """
-    states = 1.0
-    for site in problem.sites:
-        states *= float(site.family.rule_size(Exact().nodes)) ** math.prod(site.units)
+    states = math.prod(site.family.rule_size(Exact().nodes) ** math.prod(site.units) for site in problem.sites)
     if states <= STATES:
         return Exact()
     discrete = {site.name: site.family.discrete for site in problem.sites}
@@ -339,6 +345,8 @@ def attribute(
     """
     if not (margin > 0 and 0 < alpha < 1):
         raise UsageError(f"margin is positive and alpha between 0 and 1; found margin={margin}, alpha={alpha}")
+    if not isinstance(estimator, Estimator):
+        raise UsageError(f"{estimator!r} is no estimator; pass an object of it, such as DisARM()")
     reference = reference or reference_for(on)
     if reference.unbiased is not True:
         raise UsageError(f"a reference is unbiased; {reference!r} does not claim to be: use Exact() or the default")
@@ -357,6 +365,11 @@ def attribute(
         prepared[on_sites] = prepare(on, chosen, seed=seed)
     layout = prepared[prefixes[0]].layout
     target = _truth(on, truth)
+    if target is not None and (found := {k: v.shape for k, v in target.mean.items()}) != dict(layout.shapes):
+        raise UsageError(
+            f"the truth that was given is not that of {on!r}: it has gradients of shapes {found}, and not "
+            f"{dict(layout.shapes)}; give one of units and weights, or none"
+        )
     exact = target is not None and target.is_exact
     anchor = target if target and exact else Truth.given({k: np.zeros(s) for k, s in layout.shapes.items()})
     flat = np.concatenate([np.asarray(anchor.mean[k], dtype=np.float64).ravel() for k in layout.shapes])
@@ -379,7 +392,7 @@ def attribute(
     ledger = _Ledger(layout, sites, runs, base, anchor, EPSILON[prepared[prefixes[0]].plan.dtype], margin)
     kinds = ("unit", "layer", "total")
     groups = [key for key in layout.groups if key[0] in kinds]
-    level = alpha / (len(groups) * (2 * len(sites) + 2))
+    level = alpha / (len(groups) * (2 * len(sites) + 3))  # effects of a group
     return Attribution(
         on.label,
         estimator.label,
@@ -622,14 +635,10 @@ class Deepening:
         lines = []
         for depth, finding in zip(self.depths, self.findings, strict=True):
             found = layer_row(finding, next(iter(finding.units))).statistics
-            numbers = {k: found[k] for k in ("relative_bias", "cosine_of_mean", "mean_cosine")}
-            bias = numbers["relative_bias"]
-            cosines = (
-                f"cosine {numbers['cosine_of_mean'].value:.3f}, of a single draw {numbers['mean_cosine'].value:.3f}"
-            )
+            cosines = [f"{found[k].value:.2f}".replace("-", "−") for k in ("cosine_of_mean", "mean_cosine")]
             lines.append(
-                f"{depth} stochastic layer{'s' * (depth > 1)}: the first is biased by {_percent(bias.value)}"
-                f"{_range(bias)} of its gradient's norm; {cosines}"
+                f"{depth} stochastic layer{'s' * (depth > 1)}: relative bias of the first {_told(found['relative_bias'])},"
+                f" its cosine to the truth {cosines[0]}, of a single draw {cosines[1]}"
             )
         return "\n".join(lines)
 

@@ -1,6 +1,7 @@
 """Files that can be made again: trained weights and long truths, kept between runs."""
 
 import hashlib
+import io
 import os
 import tempfile
 import zipfile
@@ -27,9 +28,13 @@ def path(kind: str, identity: str) -> Path:
 def load(kind: str, identity: str) -> dict[str, Array] | None:
     """The arrays kept under an identity; None if there are none, or the file is damaged or of something else."""
     try:
-        with path(kind, identity).open("rb") as handle, np.load(handle, allow_pickle=False) as file:
+        data = path(kind, identity).read_bytes()
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if archive.testzip():  # numpy reads as far as an array's header says, which may end before the checksum
+                return None
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+    except Exception:  # whatever zipfile, numpy and the parser of its headers raise on a damaged file
         return None
     found = arrays.pop("identity", None)
     return arrays if found is not None and str(found) == identity else None
@@ -37,13 +42,17 @@ def load(kind: str, identity: str) -> dict[str, Array] | None:
 
 def store(kind: str, identity: str, arrays: Mapping[str, Array]) -> None:
     """Keeps arrays; in a folder that cannot be written, nothing is kept, and they are made again next time."""
-    target = path(kind, identity)
     try:
+        target = path(kind, identity)
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".tmp", delete=False) as file:
-            np.savez(file, allow_pickle=False, identity=np.array(identity), **arrays)
-        os.replace(file.name, target)  # whole or not at all, also when two processes write
-    except OSError:
+            try:
+                np.savez(file, allow_pickle=False, identity=np.array(identity), **arrays)
+                os.replace(file.name, target)  # whole or not at all, also when two processes write
+            except BaseException:
+                os.unlink(file.name)  # a full disk keeps no halves
+                raise
+    except (OSError, RuntimeError):  # of pathlib, where there is no home folder
         return
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from estimator_lab.chain import Chain, Key
+from estimator_lab.conclusion import percent
 from estimator_lab.errors import UsageError
 from estimator_lab.estimator import Estimator
 from estimator_lab.evaluation import LEVELS
@@ -28,6 +30,9 @@ LEVEL = 0.95
 
 FEWEST = 8
 """Minibatches, at least: the jackknife leaves out one at a time."""
+
+LEAST = 1e-4
+"""Shares below this are not told apart in words."""
 
 SINGLE, DOUBLE = torch.float32, torch.float64
 
@@ -126,18 +131,19 @@ def _place(part: Part) -> str:
 def _said(part: Part) -> str:
     """Shares in words."""
     words = {"data": "the choice of examples", "sampling": "the sampled units", "numerical": "rounding in float32"}
-    told = []
-    for source, share in part.shares.items():
-        if math.isfinite(share.value):
-            between = (
-                "" if math.isnan(share.low) or share.low == share.high else f" [{_few(share.low)}, {_few(share.high)}]"
-            )
-            told.append(f"{_few(share.value)} %{between} {words[source]}")
-    return f"variance {part.total.value:.3g}: {', '.join(told)}"
+    told = [f"{_told(share)} from {words[k]}" for k, share in part.shares.items() if math.isfinite(share.value)]
+    return f"variance {part.total.value:.2g}: {', '.join(told)}"
 
 
-def _few(share: float) -> str:
-    return f"{100 * share:.3g}"
+def _told(share: Estimate) -> str:
+    """In per cent to two digits, with the interval in brackets; "below 0.01 %" where all of it is smaller."""
+    if 0 < abs(share.value) and max(abs(share.low), abs(share.high)) < LEAST:
+        return "below 0.01 %"
+    value, *ends = (
+        "−" * (v <= -LEAST) + percent(abs(v) * (abs(v) >= LEAST)) for v in (share.value, share.low, share.high)
+    )
+    exact = math.isnan(share.low) or share.low == share.high
+    return value if exact else f"{value} [{', '.join(e.removesuffix(' %') for e in ends)}]"
 
 
 class _Weighted(Problem):
@@ -266,7 +272,7 @@ def split_noise(
 
     Args:
         problem: its examples are the data, its weights are where the step begins.
-        estimator: how gradients are estimated; learned parts are fitted on all examples.
+        estimator: how gradients are estimated, in proportion to the loss.
         minibatch: m.
         replicates: R.
         minibatches: I.
@@ -275,7 +281,8 @@ def split_noise(
 
     Raises:
         UsageError: a number is out of range; the problem does not follow the dtype of its weights; the estimates are
-            not proportional to the loss, as a normalised advantage is not, so that a minibatch is no weight.
+            not proportional to the loss, as a normalised advantage or one over a fixed baseline is not, so that a
+            minibatch is no weight.
 
     Cost: I R draws on the whole batch, twice with ``numerical``.
     """
@@ -285,9 +292,9 @@ def split_noise(
         ("replicates", replicates, 2, math.inf),
         ("minibatches", minibatches, FEWEST, math.inf),
     ):
-        if not least <= value <= most:
+        if not (isinstance(value, Integral) and least <= value <= most):
             limit = f"from 1 to the {examples} examples of {problem!r}" if name == "minibatch" else f"at least {least}"
-            raise UsageError(f"{name} is {limit}; found {value}")
+            raise UsageError(f"{name} is {limit}, a whole number; found {value}")
     fitted = fit(estimator, problem, seed, FIT)
     if numerical:
         rounded = _in(problem, SINGLE)
@@ -336,22 +343,25 @@ def _draw(chain: Chain, layout: Layout, count: int, seed: int) -> Tensor:
 
 
 def _check_proportional(chain: Chain, weighted: _Weighted, seed: int) -> None:
-    """Three times the loss must give three times the gradient, of each example alone."""
+    """Four times the loss must give four times the gradient.
+
+    The factor is a power of two: what is proportional to the loss does not even change its rounding.
+    """
     ones = torch.ones_like(weighted.scale)
     ramp = 1 + torch.arange(len(ones), dtype=ones.dtype, device=ones.device)
     draws = []
-    for scale in (ones * ramp, 3 * ones * ramp):
+    for scale in (ones * ramp, 4 * ones * ramp):
         weighted.scale = scale
         with forked(derive_seed("proportional", seed)):
             draws.append(chain.draw(4, _Coarse(MonteCarlo("proportional", seed, device=chain.device))))
     weighted.scale = ones
     for key, first in draws[0].items():
-        tolerance = 1e4 * torch.finfo(chain.dtype).eps * max(1.0, float(first.abs().max()))
-        if not torch.allclose(3 * first, draws[1][key], rtol=0, atol=3 * tolerance):
+        tolerance = 1e2 * torch.finfo(chain.dtype).eps * float(draws[1][key].abs().max())
+        if not torch.allclose(4 * first, draws[1][key], rtol=0, atol=tolerance):
             raise UsageError(
-                f"{chain.estimator!r} is not proportional to the loss at {key}: three times the loss gives another "
-                "gradient than three times the gradient, so that a minibatch cannot be had by weighting examples; "
-                "leave normalisations out, or measure a problem that holds the minibatch only"
+                f"{chain.estimator!r} is not proportional to the loss at {key}: four times the loss gives another "
+                "gradient than four times the gradient, so that a minibatch cannot be had by weighting examples; "
+                "leave normalisations and fixed baselines out, or measure a problem that holds the minibatch only"
             )
 
 

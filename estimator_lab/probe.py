@@ -1,5 +1,6 @@
 """Watches estimators while a network trains, beside the training and in a small share of its time."""
 
+import operator
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from estimator_lab.budget import Budget
 from estimator_lab.errors import UsageError, in_a_line
 from estimator_lab.estimator import Estimator
 from estimator_lab.noise import derive_seed, forked
+from estimator_lab.plan import fingerprint
 from estimator_lab.problem import Problem
 from estimator_lab.study import ALPHA, MARGIN, Terms
 from estimator_lab.trajectories import Failure, Point, Trajectory, settings_differ
@@ -65,7 +67,8 @@ class Probe:
 
     Args:
         problem: what is measured: a problem whose weights have the names of the module's, or a function that makes it
-            of copied weights.
+            of copied weights and buffers. A stored problem gets new weights only: where buffers change as well, as the
+            running means of batch normalisation do, every finding says so in its notes.
         estimators: what to measure on it.
         every: steps between measurements; None for steps 0, 1, 2, 4, 8 and so on.
         overhead: share of the training time that measuring may take.
@@ -112,6 +115,7 @@ class Probe:
         self.skipped, self.spent, self.trained = 0, 0.0, 0.0
         self._clock, self._last, self._due = clock, 0.0, 0
         self._since: float | None = None
+        self._buffers: dict[str, str] = {}
 
     @property
     def share(self) -> float:
@@ -136,6 +140,12 @@ class Probe:
         Raises:
             UsageError: the source lacks a weight of the problem, or an estimator does not apply.
         """
+        try:
+            step = operator.index(step)
+        except TypeError:
+            raise UsageError(f"a step is a whole number; found {step!r}") from None
+        if step < 0:
+            raise UsageError(f"a step is at least 0; found {step}")
         now = self._clock()
         self.trained += 0.0 if self._since is None else now - self._since
         points: tuple[Point, ...] = ()
@@ -156,17 +166,21 @@ class Probe:
         scheme = replace(self._scheme, terms=replace(self._scheme.terms, pairs=pairs))
         with _aside(derive_seed("probe", scheme.terms.seed, step)):
             problem = self._problem(_copied(source), step)
+            notes = self._stale(source)
             try:
                 found = list(scheme.at(problem, step))
             except BROKEN as error:
                 found = [Failure("", step, "", in_a_line(error))]
-        points = tuple(item for item in found if isinstance(item, Point))
+        points = tuple(_noted(item, notes) for item in found if isinstance(item, Point))
         self.trajectory = self.trajectory.plus(points, (), [item for item in found if isinstance(item, Failure)])
         return points
 
     def _problem(self, weights: dict[str, Tensor], step: int) -> Problem:
         if not isinstance(self.problem, Problem):
-            return self.problem(weights)
+            made = self.problem(weights)
+            if not isinstance(made, Problem):
+                raise UsageError(f"the function of weights gave {type(made).__name__}; return a Problem")
+            return made
         own = self.problem.weights()
         if lacking := [name for name in own if name not in weights]:
             raise UsageError(
@@ -174,6 +188,25 @@ class Probe:
                 "the problem of the module's weights"
             )
         return self.problem.at({k: weights[k].to(v) for k, v in own.items()}, f"step {step}")
+
+    def _stale(self, source: nn.Module | Mapping[str, Tensor]) -> tuple[str, ...]:
+        """A note if buffers have changed, such as running means: a stored problem keeps those it was made with."""
+        if not isinstance(source, nn.Module) or not isinstance(self.problem, Problem):
+            return ()
+        own = self.problem.weights()
+        marks = {
+            name: fingerprint({name: tensor.float()})
+            for name, tensor in source.named_buffers()
+            if tensor.is_floating_point() and name not in own
+        }
+        self._buffers = self._buffers or marks
+        changed = [name for name, mark in marks.items() if mark != self._buffers.get(name)]
+        if not changed:
+            return ()
+        return (
+            f"the buffers {changed} of the module have changed, and the problem does not follow them; give the probe a "
+            "function that makes the problem of weights and buffers",
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """What to save with the training, as plain numbers and text; ``load_state_dict`` goes on from there."""
@@ -198,6 +231,8 @@ class Probe:
                 f"the state of the probe has schema {state.get('schema')}, this version reads {SCHEMA}; "
                 "resume with the version that saved it, or with a new probe"
             )
+        if lacking := [name for name in self.state_dict() if name not in state]:
+            raise UsageError(f"the state of the probe lacks {lacking}; resume with what state_dict gave")
         kept = Trajectory.from_json(state["trajectory"], "the state of the probe")
         if differ := settings_differ(kept.settings, self.trajectory.settings):
             raise UsageError(
@@ -208,13 +243,22 @@ class Probe:
         self._last, self._due, self._since = state["last"], state["due"], None
 
 
+def _noted(point: Point, notes: tuple[str, ...]) -> Point:
+    return replace(point, finding=replace(point.finding, notes=(*point.finding.notes, *notes)))
+
+
 def _copied(source: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Floating-point tensors by name, copied; half precision in float32; without the prefixes of wrapped modules."""
     tensors: Mapping[str, Tensor]
     if isinstance(source, nn.Module):
-        tensors = {**dict(source.named_buffers()), **dict(source.named_parameters())}
-    else:
+        tensors = {  # a tied weight under each of its names
+            **dict(source.named_buffers(remove_duplicate=False)),
+            **dict(source.named_parameters(remove_duplicate=False)),
+        }
+    elif isinstance(source, Mapping) and all(isinstance(tensor, Tensor) for tensor in source.values()):
         tensors = source
+    else:
+        raise UsageError(f"give the module that is trained, or its weights by name; found {type(source).__name__}")
     parallel = isinstance(source, nn.parallel.DataParallel | nn.parallel.DistributedDataParallel)
     prefix = "module." if parallel else ""
     found = {}

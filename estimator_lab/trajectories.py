@@ -76,7 +76,7 @@ class Failure:
     Attributes:
         trained_with: name of the training.
         step: of the training.
-        estimator: short name, or "" where the truth could not be found.
+        estimator: short name; "" where the truth could not be found; "the expected loss".
         reason: in a line.
     """
 
@@ -255,7 +255,7 @@ class Trajectory:
             )
         try:
             return restored(cls, data)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UsageError(
                 f"{name} lacks something a trajectory has ({in_a_line(error)}); measure again, or restore a copy"
             ) from None

@@ -97,13 +97,23 @@ class Truth:
     @staticmethod
     def _closed(problem: Problem, wrt: tuple[str, ...]) -> dict[Key, Array] | None:
         """Derivatives of the problem's own expected loss."""
-        weights = {k: v.detach().clone().requires_grad_() for k, v in problem.weights().items()}
+        given = problem.weights()
+        if not given or not all(isinstance(v, torch.Tensor) and v.is_floating_point() for v in given.values()):
+            return None  # what walks the problem tells the mistake
+        weights = {k: v.detach().clone().requires_grad_() for k, v in given.items()}
         like = next(iter(weights.values())).detach()
         offsets = {s.name: like.new_zeros(problem.batch, *s.theta_shape).requires_grad_() for s in problem.sites}
         with torch.enable_grad():
             loss = problem.expected_loss(weights, offsets)
             if loss is None:
                 return None
+            if not isinstance(loss, torch.Tensor) or loss.shape != (problem.batch,):
+                found = list(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
+                raise UsageError(
+                    f"expected_loss() of {problem!r}: expected axes [batch] = {[problem.batch]}; found {found}"
+                )
+            if not loss.requires_grad:
+                raise UsageError(f"expected_loss() of {problem!r} uses neither the weights nor the offsets it is given")
             leaves = [*offsets.values(), *weights.values()]
             grads = torch.autograd.grad(loss.sum(), leaves, allow_unused=True, materialize_grads=True)
         keys = [*(("unit", k) for k in offsets), *(("weight", k) for k in weights)]
@@ -185,14 +195,15 @@ class Truth:
         """The same truth with at least so many replicates in all: it goes on with the draws that it has.
 
         It equals a truth that was drawn at once with as many replicates, to the last bit. An exact truth, or one with
-        enough replicates, is returned as it is.
+        enough replicates, is returned as it is. The first batch, a thirty-second of the draws or less, is drawn again:
+        it must be as it was.
 
         Args:
             source: the problem, or the black box, that this is the truth of.
             replicates: in all.
 
         Raises:
-            UsageError: it is the truth of something else, or of what another estimator drew.
+            UsageError: it is the truth of something else, or of what another estimator drew, or the draws have changed.
         """
         if self.record is None or self.record.replicates >= replicates:
             return self
@@ -208,6 +219,13 @@ class Truth:
             raise UsageError(
                 f"this is the truth of {plan.problem} by {plan.estimator}, and not of {source!r} as it is now; "
                 "refine a truth with the problem it was drawn from"
+            )
+        first = measurement.extend(None, max(self.record.batch_size, SMALLEST))
+        batches = self.record.means[: max(SMALLEST // self.record.batch_size, 1)]
+        if not _alike(batches.mean(0), first.moments.mean, plan.dtype):
+            raise UsageError(
+                f"{source!r} no longer gives the draws that this truth of it rests on: its data or its code have "
+                "changed; draw a new truth, and give each problem its own repr"
             )
         return self._drawn(measurement.extend(self.record, replicates), label, self.estimator)
 
@@ -275,13 +293,15 @@ def _load(measurement: Measurement) -> Record | None:
     if (record.plan, record.layout, record.start) != (measurement.plan, measurement.layout, 0):
         return None
     block = measurement.block(0).moments
-    tolerance = 1e4 * torch.finfo(getattr(torch, measurement.plan.dtype)).eps
-    for kept, drawn in zip(first, (block.mean, block.m2), strict=True):
-        if kept.shape != drawn.shape or not np.allclose(
-            kept, drawn, rtol=tolerance, atol=tolerance * float(np.abs(drawn).max(initial=0.0))
-        ):
-            return None
-    return record
+    pairs = zip(first, (block.mean, block.m2), strict=True)
+    return record if all(_alike(kept, drawn, measurement.plan.dtype) for kept, drawn in pairs) else None
+
+
+def _alike(kept: Array, drawn: Array, dtype: str) -> bool:
+    """Whether numbers that were kept have been drawn again, perhaps on another machine."""
+    tolerance = 1e4 * torch.finfo(getattr(torch, dtype)).eps
+    atol = tolerance * float(np.abs(drawn).max(initial=0.0))
+    return kept.shape == drawn.shape and np.allclose(kept, drawn, rtol=tolerance, atol=atol)
 
 
 def _store(measurement: Measurement, record: Record) -> None:

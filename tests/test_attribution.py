@@ -38,6 +38,7 @@ from estimator_lab.report.figures.depth import depth
 from estimator_lab.report.figures.noise_split import noise_split as noise_figure
 from estimator_lab.site import SiteSpec
 from estimator_lab.statistics import Estimate
+from estimator_lab.truth import Truth
 
 TINY = 1e-12
 
@@ -295,7 +296,7 @@ def test_frame_and_words() -> None:
     frame = found.to_frame()
     assert len(frame) == 4 * len(found.effects) == 4 * len(found.groups) * (2 * 2 + 3)
     words = found.summary()
-    assert "the weights of h1: a bias of 4.38 % of the gradient's norm; 104 % of it comes from h2" in words
+    assert "the weights of h1: a bias of 4.4 % of the gradient's norm; 104 % of it comes from h2" in words
     assert len(words.splitlines()) == 4
     with pytest.raises(KeyError, match="no effect of 'h9'"):
         found.effect("h9")
@@ -307,10 +308,19 @@ def test_mistakes_are_named() -> None:
         attribute(StraightThrough(), problem, reference=GumbelSoftmax())
     with pytest.raises(UsageError, match="use a reference of one path"):
         attribute(StraightThrough(), problem, reference=LeaveOneOut(4))
+    with pytest.raises(UsageError, match="pass an object of it"):
+        attribute(StraightThrough, problem)
+    for truth in (Truth.exact(problem, ("unit",)), Truth.exact(Deep(3, 2, 1)), Truth.exact(Deep(2, 2, 3))):
+        with pytest.raises(UsageError, match="is not that of"):
+            attribute(StraightThrough(), problem, truth=truth)
     with pytest.raises(UsageError, match="margin is positive"):
         attribute(StraightThrough(), problem, margin=0.0)
     with pytest.raises(UsageError, match="applies to Normal sites"):
         attribute(Pathwise(), problem)
+
+
+def test_layers_of_any_width_have_a_reference() -> None:
+    assert reference_for(Deep(2, 1500, 1)) == ControlledFlips()
 
 
 # ---------------------------------------------------------------------- depth
@@ -482,8 +492,27 @@ def test_what_cannot_be_split_is_refused() -> None:
     with pytest.raises(UsageError, match=r"does not run with weights in float32.*numerical=False"):
         split_noise(Clashing(2, 2, 3), Reinforce(), minibatch=2)
     split_noise(Stubborn(2, 2, 3), Reinforce(), minibatch=2, minibatches=8, replicates=2, numerical=False)
+    with pytest.raises(UsageError, match=r"a whole number; found 1\.5"):
+        split_noise(problem, Reinforce(), minibatch=1.5)
+    for estimator in (Normalised(), Reinforce("mean")):
+        with pytest.raises(UsageError, match="not proportional to the loss"):
+            split_noise(problem, estimator, minibatch=2)
+
+
+class Faint(Deep):
+    """Gradients far smaller than one, in float32."""
+
+    def weights(self) -> Mapping[str, Tensor]:
+        return {k: v.float() for k, v in super().weights().items()}
+
+    def loss(self, weights: Mapping[str, Tensor], samples: tuple[Tensor, ...], thetas: tuple[Tensor, ...]) -> Tensor:
+        return 1e-4 * super().loss(weights, samples, thetas)
+
+
+def test_small_gradients_out_of_proportion_are_seen() -> None:
+    split_noise(Faint(2, 2, 3), Reinforce(), minibatch=2, minibatches=8, replicates=2, numerical=False)
     with pytest.raises(UsageError, match="not proportional to the loss"):
-        split_noise(problem, Normalised(), minibatch=2)
+        split_noise(Faint(2, 2, 3), Reinforce(1e-4), minibatch=2, numerical=False)
 
 
 @pytest.mark.parametrize("problem", [lab.problems.TwoLayer(), lab.problems.ChainOfFour()])

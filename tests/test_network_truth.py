@@ -363,6 +363,27 @@ def test_layer_by_layer_refuses_what_it_cannot_sum():
         Truth.exact(bits(18, 18))
 
 
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 1e-4), (torch.float64, 1e-12)])
+def test_dependences_far_smaller_than_the_loss_are_found(dtype, size):
+    class Slightly(Net):
+        def loss(self, weights, samples, thetas):
+            return super().loss(weights, samples, thetas) + size * samples[0].sum(-1) + 10
+
+    layers = [(Bernoulli(), 3)] * 3
+    layer_sum(Net(*layers, dtype=dtype))
+    with pytest.raises(TooLarge, match="depends on more"):
+        layer_sum(Slightly(*layers, dtype=dtype))
+
+
+def test_values_that_are_not_numbers_show_no_independence():
+    class Log(Net):
+        def loss(self, weights, samples, thetas):
+            return super().loss(weights, samples, thetas) + thetas[1].log().sum(-1)
+
+    with pytest.raises(TooLarge, match="depends on more"):
+        layer_sum(Log(*[(Bernoulli(), 12)] * 3))
+
+
 class Silent(Net):
     """The loss depends on a theta that is always the same: its value does not show it, its gradient does."""
 
@@ -438,6 +459,56 @@ def test_a_refined_truth_is_one_that_was_drawn_at_once(estimator):
         few.refine(DRAWN.at(weights, "later"), 3000)
 
 
+class Rows(Problem):
+    """Examples that neither repr nor weights tell."""
+
+    batch, sites = 2, (SiteSpec("h", Bernoulli(), (2,)),)
+
+    def __init__(self, shift: float):
+        self.shift = shift
+
+    def weights(self):
+        return {"w": torch.tensor([0.3, -0.8], dtype=torch.float64)}
+
+    def theta(self, weights, samples):
+        return weights["w"] * torch.tensor([[1.0], [self.shift]], dtype=torch.float64)
+
+    def loss(self, weights, samples, thetas):
+        return (samples[0].sum(-1) - 0.3) ** 2
+
+    def __repr__(self):
+        return "Rows()"
+
+
+@pytest.mark.parametrize("replicates", [32, 100, 4000])
+def test_a_truth_of_other_examples_is_not_refined(replicates):
+    few = Truth.estimated(Rows(2.0), LocalExpectation(), replicates)
+    assert few.refine(Rows(2.0), 5000).record.replicates >= 5000
+    with pytest.raises(UsageError, match=r"Rows\(\) no longer gives the draws"):
+        few.refine(Rows(-1.0), 5000)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (lambda w: w["w"].sum(), r"expected axes \[batch\] = \[2\]; found \[\]"),
+        (lambda w: 3.0, "found float"),
+        (lambda w: torch.ones(2), "uses neither the weights nor the offsets"),
+    ],
+)
+def test_closed_forms_of_a_wrong_shape_are_told(monkeypatch, value, words):
+    monkeypatch.setattr(Rows, "expected_loss", lambda self, weights, offsets: value(weights))
+    with pytest.raises(UsageError, match=words):
+        Truth.of(Rows(2.0))
+
+
+@pytest.mark.parametrize("weights", [{}, {"w": torch.tensor([1, 2])}])
+def test_problems_without_floating_weights_are_told(monkeypatch, weights):
+    monkeypatch.setattr(Rows, "weights", lambda self: weights)
+    with pytest.raises(UsageError, match=r"Rows\(\) (lacks weights|has weights that are no floating)"):
+        Truth.of(Rows(2.0))
+
+
 def test_a_black_box_is_refined_as_well():
     sampler = GradientSampler(lambda: {"w": torch.randn(3)}, truth={"w": torch.zeros(3)}, name="noise")
     few, many = (Truth.sampled(sampler, n) for n in (64, 512))
@@ -511,6 +582,40 @@ def test_a_damaged_file_is_drawn_again(kept, damage):
     assert same(estimate().record, fresh.record) and len(drawn) > 2
     drawn.clear()
     assert same(estimate().record, fresh.record) and drawn == [0]  # it was written anew
+
+
+def test_whatever_a_bit_of_a_file_says_it_is_read_right_or_not_at_all(monkeypatch, tmp_path):
+    monkeypatch.setenv("ESTIMATOR_LAB_CACHE", str(tmp_path))
+    numbers = np.arange(40.0)
+    cache.store("t", "it", {"a": numbers})
+    file = cache.path("t", "it")
+    whole = file.read_bytes()
+    for place in range(len(whole)):
+        file.write_bytes(bytes([*whole[:place], whole[place] ^ 0x21, *whole[place + 1 :]]))
+        found = cache.load("t", "it")
+        assert not found or np.array_equal(found["a"], numbers), place
+
+
+def test_without_a_home_nothing_is_kept(monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("ESTIMATOR_LAB_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(cache.Path, "home", homeless)
+    assert cache.cached("t", "it", lambda: {"a": np.arange(4.0)})["a"].sum() == 6
+
+
+def test_a_full_disk_keeps_no_halves(monkeypatch, tmp_path):
+    monkeypatch.setenv("ESTIMATOR_LAB_CACHE", str(tmp_path))
+
+    def full(file, **arrays):
+        file.write(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(np, "savez", full)
+    cache.store("t", "it", {"a": np.arange(4.0)})
+    assert not list(tmp_path.iterdir())
 
 
 class Edited(TwoLayer):

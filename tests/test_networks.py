@@ -498,6 +498,11 @@ def test_closed_forms_hold_at_width_and_depth(family):
         assert (np.abs(record.mean(key) - found[key].numpy()) < 7 * error + 1e-12).all(), site.name
 
 
+def test_weights_are_copies():
+    LinearNetwork().weights()["layer1.weight"].zero_()
+    assert LinearNetwork().weights()["layer1.weight"].abs().min() > 0
+
+
 def test_weights_given_keep_the_closed_form():
     network = LinearNetwork(sizes=(2, 3, 3, 1), batch=2)
     other = {k: 0.5 * v for k, v in network.weights().items()}

@@ -19,7 +19,9 @@ from torch import nn
 import estimator_lab as lab
 from estimator_lab.along import trajectory
 from estimator_lab.budget import Budget
-from estimator_lab.estimators import DisARM, Exact, LeaveOneOut, Reinforce, StraightThrough
+from estimator_lab.chain import Chain
+from estimator_lab.estimators import DisARM, Exact, LeaveOneOut, PerSite, Reinforce, StraightThrough
+from estimator_lab.noise import NoNoise
 from estimator_lab.probe import Probe
 from estimator_lab.problems import GaussianPolynomial, TwoLayer
 from estimator_lab.report.figures import trajectory as draw
@@ -267,12 +269,68 @@ def test_a_truth_that_is_not_a_number_is_a_failure():
         ((at, (0,), [DisARM]), "an object"),
         ((at, (0,), [DisARM(), DisARM()]), "its own repr"),
         ((lambda step: weights_at(step), (0,), PAIR), "return a Problem"),
+        ((at, 5, PAIR), "whole numbers in a list; found 5"),
+        ((at, (0.5,), PAIR), "whole numbers"),
+        ((at, (0,), DisARM()), "a list of estimators"),
+        ((3, (0,), PAIR), "no function of a step"),
+        (({"a": at}, (0,), {"b": PAIR}), "training 'a' has no estimators"),
         ((lambda step: GaussianPolynomial(), (0,), PAIR), "leave ST out"),
     ],
 )
 def test_mistakes_are_told(arguments, words):
     with pytest.raises(lab.UsageError, match=words):
         trajectory(*arguments, budget=256)
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_first(tmp_path):
+    with pytest.raises(lab.UsageError, match="cannot write"):
+        trajectory(lambda step: pytest.fail("measured"), (0,), PAIR, file=tmp_path / "none" / "found.json")
+
+
+@dataclass(frozen=True)
+class Alike(lab.Estimator):
+    """Has the short name of the others of its kind; breaks down while told to."""
+
+    factor: float
+    families = (lab.Bernoulli,)
+    label = "alike"
+    broken = True
+
+    def surrogate(self, site, downstream):
+        if self.factor == 2 and Alike.broken:
+            raise ValueError("not now")
+        value = site.sample()
+        loss = downstream(value)
+        return loss + site.score(value, self.factor * loss)
+
+
+def test_a_loss_that_cannot_be_solved_is_a_failure():
+    class Solved(TwoLayer):
+        def loss(self, weights, samples, thetas):
+            jitter = 0.0 if weights["v"].isfinite().all() else float("nan")
+            return super().loss(weights, samples, thetas) * torch.linalg.cholesky(torch.eye(2) + jitter).sum()
+
+    nan = {k: v * float("nan") for k, v in PROBLEM.weights().items()}
+    found = trajectory(lambda step: Solved().at(nan, "nan"), (0,), PAIR, budget=256)
+    assert {f.estimator for f in found.failures} == {"", "the expected loss"} and not found.points
+    assert all("LinAlgError" in f.reason for f in found.failures)
+
+
+def test_names_stay_when_a_run_goes_on(tmp_path, monkeypatch):
+    pair, file = [Alike(1.0), Alike(2.0)], tmp_path / "found.json"
+    assert along((0,), pair, file=file).estimators == ["Alike(factor=1.0)"]
+    monkeypatch.setattr(Alike, "broken", False)
+    assert along((0,), pair, file=file).estimators == ["Alike(factor=1.0)", "Alike(factor=2.0)"]
+
+
+def test_another_problem_with_equal_weights_is_not_gone_on_with(tmp_path):
+    file = tmp_path / "found.json"
+    along((0,), file=file)
+    with pytest.raises(lab.UsageError, match=r"was measured on TwoLayer\(batch=2\)"):
+        trajectory(
+            lambda step: TwoLayer(batch=3).at(weights_at(step), f"step {step}"),
+            (0,), PAIR, budget=512, truth_replicates=512, exact=False, file=file,
+        )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------ training
@@ -345,6 +403,40 @@ def test_minibatches_are_used_as_new_problems_and_as_one_whose_examples_change()
     np.testing.assert_allclose(new, w.detach(), atol=1e-12)
     assert torch.equal(new, same)
     assert not torch.allclose(new, Training(Rows(0), Exact(), optimiser=plain)(4).weights()["w"])
+
+
+def test_only_what_was_learned_for_each_example_is_refused_minibatches():
+    Training(Rows(0), PerSite({}, Reinforce()), batches=Rows)(1)
+    with pytest.raises(lab.UsageError, match="learns something for each example"):
+        Training(Rows(0), PerSite({}, Reinforce("mean")), batches=Rows)
+    with pytest.raises(lab.UsageError, match=r"batches\(0\) gave NoneType"):
+        Training(Rows(0), Reinforce(), batches=lambda step: None)(1)
+
+
+class Step(lab.problems.GaussianPolynomial):
+    """P(x_1 > 0.3): a quadrature is off by percents."""
+
+    def f(self, x):
+        return (x[..., 0] > 0.3).to(x)
+
+
+def test_the_expected_loss_of_a_jump_is_sampled():
+    problem = Step()
+    mean, log_s = problem.weights()["theta"][0]
+    exact = 0.5 * (1 + torch.erf((mean - 0.3) / log_s.exp() / 2**0.5).item())
+    found = expected_loss(problem, 2**14)
+    error = (found.high - found.low) / 2 / 1.96
+    assert found.low < found.high and abs(found.value - exact) < 6 * error
+    with pytest.raises(lab.UsageError, match="at least 2 replicates"):
+        expected_loss(problem, 1)
+
+
+def test_the_expected_loss_is_the_closed_form_where_there_is_one():
+    for family in ("bernoulli", "normal"):
+        small, wide = (lab.problems.LinearNetwork(family, sizes) for sizes in ((3, 2, 1, 2), (3, 40, 30, 2)))
+        exact = Chain(small, Exact(), ("unit",)).value(NoNoise()).mean().item()
+        assert expected_loss(small).value == pytest.approx(exact, rel=1e-9)
+        assert expected_loss(wide).low == expected_loss(wide).high
 
 
 def test_training_that_breaks_down_says_where():
@@ -562,6 +654,26 @@ def test_wrapped_and_half_precision_weights_are_found():
     assert {v.dtype for v in seen.values()} == {torch.float32} and "steps" not in seen
 
 
+def test_buffers_that_a_stored_problem_does_not_follow_are_noted():
+    class Holder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            for name, tensor in PROBLEM.weights().items():
+                setattr(self, name, nn.Parameter(tensor.clone()))
+            self.tied = self.w1
+            self.register_buffer("mean", torch.zeros(2))
+
+    module, stored = Holder(), Probe(PROBLEM, PAIR, every=1, overhead=1e9, replicates=64)
+    assert not any("buffers" in note for p in stored.step(0, module) for note in p.finding.notes)
+    assert not any("buffers" in note for p in stored.step(1, module) for note in p.finding.notes)
+    module.mean += 1
+    for point in stored.step(2, module):
+        assert any("the buffers ['mean'] of the module have changed" in note for note in point.finding.notes)
+    seen = {}
+    Probe(lambda w: seen.update(w) or PROBLEM, PAIR, replicates=64).step(0, module)
+    assert set(seen) == {"w1", "w2", "v", "tied", "mean"}
+
+
 def test_a_probe_tells_mistakes():
     with pytest.raises(lab.UsageError, match="every is at least 1"):
         probe(every=0)
@@ -569,6 +681,16 @@ def test_a_probe_tells_mistakes():
         probe(overhead=0.0)
     with pytest.raises(lab.UsageError, match="give the problem"):
         Probe(3, PAIR)
+    for source, words in ((None, "found NoneType"), ({"w1": 3}, "weights by name")):
+        with pytest.raises(lab.UsageError, match=words):
+            probe().step(0, source)
+    for step in (0.5, -1):
+        with pytest.raises(lab.UsageError, match="a step is"):
+            probe().step(step, PROBLEM.weights())
+    with pytest.raises(lab.UsageError, match="gave NoneType; return a Problem"):
+        Probe(lambda weights: None, PAIR, replicates=64).step(0, PROBLEM.weights())
+    with pytest.raises(lab.UsageError, match=r"lacks .*'trajectory'"):
+        probe().load_state_dict({"schema": 1})
     with pytest.raises(lab.UsageError, match=r"has weights \['w2', 'v'\]"):
         probe().step(0, {"w1": PROBLEM.weights()["w1"]})
 

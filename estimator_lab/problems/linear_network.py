@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ class LinearNetwork(Problem):
             raise UsageError(f"a LinearNetwork has 'bernoulli' or 'normal' layers; found {self.family!r}")
         object.__setattr__(self, "sizes", tuple(self.sizes))
         counts = (*self.sizes, self.batch)
-        if len(self.sizes) < 3 or not all(isinstance(n, int) and n >= 1 for n in counts):
+        if len(self.sizes) < 3 or not all(isinstance(n, Integral) and n >= 1 for n in counts):
             raise UsageError(
                 "sizes are those of the input, of each layer and of the output, each at least 1, and so is the batch; "
                 f"found sizes={self.sizes}, batch={self.batch}"
