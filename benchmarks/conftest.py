@@ -30,7 +30,7 @@ def side_by_side(benchmark):
         benchmark.pedantic(ours, rounds=5)
         micro = 1e6 * benchmark.stats.stats.median / ours_replicates
         RATIOS.append(
-            f"{name:58s} {micro:10.2f} µs/replicate   theirs / ours = {median:7.2f}"
+            f"{name:66s} {micro:10.2f} µs/replicate   theirs / ours = {median:7.2f}"
             f"  [{low:.2f}, {high:.2f}], {rounds} rounds"
         )
         return median

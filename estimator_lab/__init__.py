@@ -23,6 +23,7 @@ _HOMES = {
     "Finding": "finding",
     "GradientSampler": "sampler",
     "LabError": "errors",
+    "LayerStatistics": "layerwise",
     "MeasurementError": "errors",
     "NoiseSplit": "noise_split",
     "Normal": "families",
@@ -39,6 +40,7 @@ _HOMES = {
     "Trajectory": "trajectories",
     "Truth": "truth",
     "UsageError": "errors",
+    "WeightMoments": "elementwise",
     "attribute": "attribution",
     "compare": "study",
     "deepening": "attribution",
@@ -46,9 +48,11 @@ _HOMES = {
     "exact_moments": "expectation",
     "expected_loss": "training",
     "from_module": "nn",
+    "layer_statistics": "layerwise",
     "measure": "measurement",
     "split_noise": "noise_split",
     "trajectory": "along",
+    "weight_moments": "elementwise",
 }
 _ROOMS = ("estimators", "families", "nn", "problems", "report", "statistics", "tracking")
 
@@ -58,12 +62,14 @@ if TYPE_CHECKING:
     from estimator_lab.attribution import Attribution, Deepening, attribute, deepening
     from estimator_lab.budget import Budget
     from estimator_lab.diagnosis import Diagnosis
+    from estimator_lab.elementwise import WeightMoments, weight_moments
     from estimator_lab.errors import LabError, MeasurementError, TooLarge, UsageError
     from estimator_lab.estimator import Downstream, Estimator
     from estimator_lab.estimators import Callback, DropIn, PerSite
     from estimator_lab.expectation import exact_moments
     from estimator_lab.families import Bernoulli, Categorical, Family, Normal
     from estimator_lab.finding import Finding
+    from estimator_lab.layerwise import LayerStatistics, layer_statistics
     from estimator_lab.measurement import measure
     from estimator_lab.nn import from_module
     from estimator_lab.noise_split import NoiseSplit, split_noise
@@ -92,6 +98,7 @@ __all__ = [
     "Finding",
     "GradientSampler",
     "LabError",
+    "LayerStatistics",
     "MeasurementError",
     "NoiseSplit",
     "Normal",
@@ -108,6 +115,7 @@ __all__ = [
     "Trajectory",
     "Truth",
     "UsageError",
+    "WeightMoments",
     "attribute",
     "compare",
     "deepening",
@@ -117,6 +125,7 @@ __all__ = [
     "expected_loss",
     "families",
     "from_module",
+    "layer_statistics",
     "measure",
     "nn",
     "problems",
@@ -125,6 +134,7 @@ __all__ = [
     "statistics",
     "tracking",
     "trajectory",
+    "weight_moments",
 ]
 
 

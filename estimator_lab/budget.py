@@ -17,6 +17,9 @@ EARLIEST = 2**12
 UNLIMITED = 2**24
 """Replicates at most where only a time is given."""
 
+MEMORY = 2.0**30
+"""Bytes that one draw of several replicates may take, when nothing else is said."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -36,6 +39,10 @@ class Budget:
         precision: go on until a relative bias of this size would be found with probability 0.95 in every tested group,
             instead of until the verdict is settled.
         early: stop as soon as every verdict is settled (or the precision is reached).
+        memory: bytes that one draw of several replicates may take, about; blocks of draws that are larger are walked in
+            parts. Results do not depend on it, but for rounding. What is kept of the draws comes on top of it: moments
+            and batch means, at most 70 numbers of 8 bytes for every coordinate. An estimator that draws from torch's
+            global random stream is not divided.
 
     Raises:
         UsageError: a limit is not positive.
@@ -45,10 +52,11 @@ class Budget:
     seconds: float | None = None
     precision: float | None = None
     early: bool = True
+    memory: float = MEMORY
 
     def __post_init__(self) -> None:
         """Refuses what is not positive."""
-        for name in ("replicates", "seconds", "precision"):
+        for name in ("replicates", "seconds", "precision", "memory"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"{name} of a budget is positive; found {value!r}")

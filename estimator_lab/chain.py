@@ -1,7 +1,9 @@
 """The walk through the sites: the only place that knows the replicate axis, vmap and autograd."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 
@@ -15,6 +17,7 @@ from estimator_lab.estimators.per_site import PerSite
 from estimator_lab.noise import MonteCarlo, Noise, derive_seed, forked
 from estimator_lab.problem import Problem
 from estimator_lab.site import Site
+from estimator_lab.taps import Taps
 
 Key = tuple[str, str]
 """``("unit", site)``, ``("weight", name)``, or ``("layer", site)`` for the weights that feed a site."""
@@ -49,10 +52,11 @@ class _Walk:
     """
 
     weights: Weights
-    per_replicate: bool
+    apart: frozenset[str]  # names of the weights that have an axis of replicates
+    taps: Taps | None
     first: Tensor
     carry: Tensors
-    offsets: list[Tensor]
+    offsets: Sequence[Tensor | None]  # None: zero, and no derivative is wanted
     noise: Noise
     replicates: int
 
@@ -132,44 +136,67 @@ class Chain:
                 rows.append((samples, thetas, carries))
             self.loss_scale = float(loss.detach().abs().mean())
             self._ranks = [tuple(t.dim() for t in carry) for carry in carries]
-            drawn, known = (
-                tuple(torch.stack(t)[None] for t in zip(*g, strict=True)) for g in list(zip(*rows, strict=True))[:2]
+            # two paths of half as many replicates: an estimator may ask for both axes
+            lead = (2, PROBES // 2)
+            drawn, known, *kept = (
+                tuple(torch.stack(t).unflatten(0, lead) for t in zip(*group, strict=True))
+                for group in zip(*((samples, thetas, *carries) for samples, thetas, carries in rows), strict=True)
             )
-            kept = [
-                tuple(torch.stack(t)[None] for t in zip(*c, strict=True))
-                for c in zip(*(row[2] for row in rows), strict=True)
-            ]
             calls: list[tuple[Step, tuple[Tensors, ...]]] = [(self._finish, (kept[-1], drawn, known))]
             calls += [(self._advance, (kept[i - 1], drawn[:i])) for i in range(1, len(drawn))]
             self._check_examples(calls)
-            looped = [self._loop(function, self.weights, False, *groups) for function, groups in calls]
-            self._folded = self._folded and not self._differs(
-                lambda function, groups: self._fold(function, self.weights, *groups), calls, looped
-            )
-            apart = "weight" in self.wrt
+            none: frozenset[str] = frozenset()
+            if self._folded:
+                self._folded = not self._differs(lambda f, w, *groups: self._fold(f, w, *groups), none, calls)
+            apart = frozenset(self.weights) if "weight" in self.wrt else none
             if apart or not self._folded:
-                weights = {k: v.expand(PROBES, *v.shape) for k, v in self.weights.items()} if apart else self.weights
-                reason = self._differs(
-                    lambda function, groups: self._vmap(function, weights, apart, *groups), calls, looped
-                )
+                reason = self._differs(lambda f, w, *groups: self._vmap(f, w, apart, *groups), apart, calls)
                 if reason:
                     self.looped = True
                     self.notes += (f"{problem!r} runs in a loop over replicates, which is slow: {reason}",)
 
     def _differs(
-        self,
-        run: Callable[[Step, tuple[Tensors, ...]], Tensors],
-        calls: list[tuple[Step, tuple[Tensors, ...]]],
-        looped: list[Tensors],
+        self, run: Callable[..., Tensors], apart: frozenset[str], calls: list[tuple[Step, tuple[Tensors, ...]]]
     ) -> str:
-        """Why a map of the problem cannot be used, or an empty string."""
-        try:
-            for (function, groups), expected in zip(calls, looped, strict=True):
-                if not all(map(self._close, run(function, groups), expected)):
-                    return "vmap gives other values than a loop"
-        except Exception as error:  # whatever the user's function raises under vmap, the loop ran it
-            return f"vmap refuses it ({(str(error) or type(error).__name__).splitlines()[0][:120]})"
+        """Why a map of the problem cannot be used, or an empty string: values and derivatives are those of a loop."""
+        weights = {k: v.expand(PROBES // 2, *v.shape) if k in apart else v for k, v in self.weights.items()}
+        for function, groups in calls:
+            expected = self._sloped(lambda f, w, *g: self._loop(f, w, apart, *g), function, weights, groups)
+            try:
+                found = self._sloped(run, function, weights, groups)
+            except Exception as error:  # whatever the user's function raises under vmap, the loop ran it
+                return f"vmap refuses it ({(str(error) or type(error).__name__).splitlines()[0][:120]})"
+            for a, b in zip(found, expected, strict=True):
+                scale = float(b.abs().nan_to_num(0.0, 0.0, 0.0).max()) if b.numel() else 0.0
+                tolerance = 1e4 * torch.finfo(self.dtype).eps * max(scale, 1e-6)
+                if not torch.allclose(a, b, rtol=0, atol=tolerance, equal_nan=True):
+                    return "vmap gives other values or derivatives than a loop"
         return ""
+
+    @staticmethod
+    def _sloped(
+        run: Callable[..., Tensors], function: Step, weights: Weights, groups: tuple[Tensors, ...]
+    ) -> list[Tensor]:
+        """Values, and the derivatives of a fixed sum of them in weights and samples."""
+
+        def leaf(t: Tensor) -> Tensor:
+            return t.detach().requires_grad_() if t.is_floating_point() else t
+
+        free = {k: leaf(v) for k, v in weights.items()}
+        tensors = [tuple(map(leaf, group)) for group in groups]
+        with torch.enable_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Converting a tensor with requires_grad=True")  # most have none
+            values = run(function, free, *tensors)
+            total = torch.zeros(())
+            for value in values:
+                if value.requires_grad:
+                    turn = torch.arange(value.numel(), dtype=value.dtype, device=value.device).add(0.5).sin()
+                    total = total + (value * turn.reshape(value.shape)).sum()
+            given = [t for group in (tuple(free.values()), *tensors) for t in group if t.requires_grad]
+            slopes: tuple[Tensor, ...] = ()
+            if total.requires_grad:
+                slopes = torch.autograd.grad(total, given, allow_unused=True, materialize_grads=True)
+        return [t.detach() for t in (*values, *slopes)]
 
     def _close(self, a: Tensor, b: Tensor) -> bool:
         return torch.allclose(a, b, rtol=1e4 * torch.finfo(self.dtype).eps, equal_nan=True)
@@ -177,9 +204,10 @@ class Chain:
     def _check_examples(self, calls: list[tuple[Step, tuple[Tensors, ...]]]) -> None:
         """Requires the first example's values to stay when the samples of all others change."""
         for function, groups in calls:
-            one = function(self.weights, *(tuple(t[0, 0] for t in group) for group in groups))
+            flat = [tuple(t.flatten(0, 1) for t in group) for group in groups]
+            one = function(self.weights, *(tuple(t[0] for t in group) for group in flat))
             for other in range(1, PROBES):
-                mixed = (tuple(torch.cat([t[0, 0, :1], t[0, other, 1:]]) for t in group) for group in groups)
+                mixed = (tuple(torch.cat([t[0, :1], t[other, 1:]]) for t in group) for group in flat)
                 results = function(self.weights, *mixed)
                 if all(self._close(a[:1], b[:1]) for a, b in zip(one, results, strict=True)):
                     continue
@@ -206,12 +234,15 @@ class Chain:
     def _finish(self, weights: Weights, carry: Tensors, samples: Tensors, thetas: Tensors) -> Tensors:
         return (self.problem.finish(weights, carry, samples, thetas),)
 
-    def _map(self, function: Step, weights: Weights, per_replicate: bool, *groups: Tensors) -> Tensors:
+    def _map(self, function: Step, walk: "_Walk", *groups: Tensors) -> Tensors:
+        weights, apart, taps = walk.weights, walk.apart, walk.taps
         if not torch.is_grad_enabled():  # a mere evaluation: all replicates share the weights
-            weights, per_replicate = self.weights, False
-        if self._folded and not per_replicate:
+            weights, apart, taps = self.weights, frozenset(), None
+        if self._folded and not apart and not taps:
             return self._fold(function, weights, *groups)
-        return (self._loop if self.looped else self._vmap)(function, weights, per_replicate, *groups)
+        if self.looped:
+            return self._loop(function, weights, apart, *groups)
+        return self._vmap(function, weights, apart, *groups, taps=taps)
 
     def _flatten(self, groups: tuple[Tensors, ...]) -> tuple[list[Tensor], torch.Size]:
         """All tensors broadcast to their common leading axes ``[*extra, K, R]``."""
@@ -234,26 +265,34 @@ class Chain:
         out = function(weights, *self._grouped([t.flatten(0, len(lead)) for t in flat], groups))
         return tuple(t.reshape(*lead, self.problem.batch, *t.shape[1:]) for t in out)
 
-    def _vmap(self, function: Step, weights: Weights, per_replicate: bool, *groups: Tensors) -> Tensors:
+    def _vmap(
+        self, function: Step, weights: Weights, apart: frozenset[str], *groups: Tensors, taps: Taps | None = None
+    ) -> Tensors:
         flat, lead = self._flatten(groups)
 
-        def call(w: Weights, tensors: Tensors) -> Tensors:
-            return function(w, *self._grouped(tensors, groups))
+        def call(given: tuple[Weights, Tensor | None], tensors: Tensors) -> Tensors:
+            w, mark = given
+            with taps.watching(mark) if taps else nullcontext():
+                return function(w, *self._grouped(tensors, groups))
 
-        if not per_replicate or math.prod(lead[:-1]) == 1:
+        dims = {k: 0 if k in apart else None for k in weights}
+        given = weights, flat[0].new_empty(lead[-1]) if taps else None
+        own = dims, 0 if taps else None
+        if not (apart or taps) or math.prod(lead[:-1]) == 1:
             # shared weights, or one path and hence plain batched products: every leading axis is one axis
-            apart = 0 if per_replicate else None
-            out: Tensors = vmap(call, (apart, 0))(weights, tuple(t.flatten(0, len(lead) - 1) for t in flat))
+            out: Tensors = vmap(call, (own, 0))(given, tuple(t.flatten(0, len(lead) - 1) for t in flat))
             return tuple(t.reshape(*lead, *t.shape[1:]) for t in out)
-        out = vmap(vmap(call, (None, 0)), (0, 1), 1)(weights, tuple(t.flatten(0, len(lead) - 2) for t in flat))
+        paths = vmap(call, (({k: None for k in weights}, None), 0))
+        out = vmap(paths, (own, 1), 1)(given, tuple(t.flatten(0, len(lead) - 2) for t in flat))
         return tuple(t.reshape(*lead, *t.shape[2:]) for t in out)
 
-    def _loop(self, function: Step, weights: Weights, per_replicate: bool, *groups: Tensors) -> Tensors:
+    def _loop(self, function: Step, weights: Weights, apart: frozenset[str], *groups: Tensors) -> Tensors:
         flat, lead = self._flatten(groups)
         rows = [t.flatten(0, len(lead) - 1) for t in flat]
+        own = {k: weights[k].unbind() for k in apart}
         results = []
         for i in range(math.prod(lead)):
-            w = {k: v[i % lead[-1]] for k, v in weights.items()} if per_replicate else weights
+            w = {k: own[k][i % lead[-1]] if k in apart else v for k, v in weights.items()}
             results.append(function(w, *self._grouped([t[i] for t in rows], groups)))
         return tuple(torch.stack(t).reshape(*lead, *t[0].shape) for t in zip(*results, strict=True))
 
@@ -265,9 +304,10 @@ class Chain:
             return self._loss(walk, carry, samples, thetas)
         spec, offset = problem.sites[len(samples)], walk.offsets[len(samples)]
         if samples:
-            theta, *handed = self._map(self._advance, walk.weights, walk.per_replicate, carry, samples)
-            theta, carry = theta + offset, tuple(handed)
+            theta, *handed = self._map(self._advance, walk, carry, samples)
+            theta, carry = theta if offset is None else theta + offset, tuple(handed)
         else:
+            assert offset is not None
             theta, carry = (walk.first + offset).expand(self.estimator.paths, *offset.shape), walk.carry
         site = Site(spec, theta, walk.noise)
         lead, tail = theta.shape[: site.lead], (self.estimator.paths, walk.replicates, problem.batch, *spec.value_shape)
@@ -298,7 +338,7 @@ class Chain:
         return loss
 
     def _loss(self, walk: "_Walk", carry: Tensors, samples: Tensors, thetas: Tensors) -> Tensor:
-        (loss,) = self._map(self._finish, walk.weights, walk.per_replicate, carry, samples, thetas)
+        (loss,) = self._map(self._finish, walk, carry, samples, thetas)
         count = loss.numel() / (walk.replicates * self.problem.batch)
         self.tally.losses += count
         if loss.requires_grad:
@@ -307,7 +347,13 @@ class Chain:
         return loss
 
     # ------------------------------------------------------------------ what callers use
-    def draw(self, replicates: int, noise: Noise, offsets: Mapping[str, Tensor] | None = None) -> dict[Key, Tensor]:
+    def draw(
+        self,
+        replicates: int,
+        noise: Noise,
+        offsets: Mapping[str, Tensor] | None = None,
+        taps: Taps | None = None,
+    ) -> dict[Key, Tensor]:
         """R independent gradient estimates.
 
         The gradient of a unit is that of its example's own loss; the gradient of a weight is that of the mean over
@@ -318,6 +364,7 @@ class Chain:
             replicates: R.
             noise: where random numbers come from.
             offsets: values of the offsets added to theta, by site name, ``[R, B, *theta]``; zero by default.
+            taps: collects what is known of the gradients of its weights, which are then left out of the result.
 
         Returns:
             ``("unit", site)``: ``[R, B, *units, *theta_shape]`` and ``("weight", name)``: ``[R, *shape]``.
@@ -333,29 +380,38 @@ class Chain:
                 if offsets
                 else torch.zeros(replicates, batch, *s.theta_shape, dtype=self.dtype, device=self.device)
             ).requires_grad_()
-            for s in problem.sites
+            for s in (problem.sites if offsets or "unit" in self.wrt else problem.sites[:1])
         ]
+        later = [None] * (len(problem.sites) - len(leaves))
         self.tally = Tally()
         with torch.enable_grad():
             if by_weight:
                 shared = {k: v.clone().requires_grad_() for k, v in self.weights.items()}
-                weights = {k: v.expand(replicates, *v.shape).requires_grad_() for k, v in self.weights.items()}
+                apart = frozenset(self.weights).difference(taps.names if taps else ())
+                weights = {
+                    k: v.expand(replicates, *v.shape).requires_grad_() if k in apart else shared[k]
+                    for k, v in self.weights.items()
+                }
             else:
-                shared = weights = self.weights
-            begun = self._begin(shared)
+                shared, weights, apart = self.weights, self.weights, frozenset()
+            if taps:
+                taps.start(shared)
+            with taps.watching(None) if taps else nullcontext():
+                begun = self._begin(shared)
             theta, *carry = (t.detach() for t in begun)
             # What no replicate changes is computed once. Its derivatives are taken for every replicate and pulled back.
             early = [i for i, t in enumerate(begun[1:]) if t.requires_grad]
             for i in early:
                 carry[i] = carry[i].expand(replicates, *carry[i].shape).requires_grad_()
-            walk = _Walk(weights, by_weight, theta, tuple(carry), leaves, noise, replicates)
+            walk = _Walk(weights, apart, taps, theta, tuple(carry), [*leaves, *later], noise, replicates)
             loss = self._step(walk, (), (), (), self.estimator)
             inputs = leaves + (list(weights.values()) + [carry[i] for i in early] if by_weight else [])
             # Weight gradients are the large tensors: they come out scaled by 1 / B, and unit gradients are scaled back.
             scale = batch if by_weight else 1
             grads: tuple[Tensor | None, ...] = (None,) * len(inputs)  # of a dead path, whose estimate is zero
             if loss.requires_grad:
-                grads = torch.autograd.grad(loss.mean(0).sum() / scale, inputs, allow_unused=True)
+                with taps.collecting() if taps else nullcontext():
+                    grads = torch.autograd.grad(loss.mean(0).sum() / scale, inputs, allow_unused=True)
             result: dict[Key, Tensor] = {}
             dead: set[Key] = set()
             if "unit" in self.wrt:
@@ -370,10 +426,16 @@ class Chain:
                     for value, g in zip(values, (grads[0], *last), strict=True)
                     if value.requires_grad and g is not None
                 ]
-                pulled_back = self._pull_back(pairs, list(shared.values()))
+                with taps.collecting() if taps else nullcontext():
+                    pulled_back = self._pull_back(pairs, list(shared.values()), taps)
                 own = grads[len(leaves) : len(leaves) + len(weights)]
                 for (name, leaf), late, pulled in zip(weights.items(), own, pulled_back, strict=True):
                     parts = [g.detach() for g in (late, pulled) if g is not None]
+                    if name not in apart:
+                        assert taps
+                        taps.leaked |= {name} if parts else set()
+                        dead |= set() if parts or taps.uses[name] else {("weight", name)}
+                        continue
                     result["weight", name] = sum(parts[1:], start=parts[0]) if parts else torch.zeros_like(leaf)
                     dead |= set() if parts else {("weight", name)}
             self.dead = frozenset(dead)
@@ -383,11 +445,15 @@ class Chain:
         theta, handed = self.problem.begin(weights)
         return (theta, *handed)
 
-    def _pull_back(self, pairs: Sequence[tuple[Tensor, Tensor]], shared: list[Tensor]) -> Sequence[Tensor | None]:
+    def _pull_back(
+        self, pairs: Sequence[tuple[Tensor, Tensor]], shared: list[Tensor], taps: Taps | None
+    ) -> Sequence[Tensor | None]:
         """Products ``[R, *shape]`` of Jacobians of values with cotangents ``[R, *value.shape]``, summed over values."""
         if not pairs:
             return [None] * len(shared)
         values, cotangents = zip(*pairs, strict=True)
+        if taps:
+            return self._mapped_pull_back(values, cotangents, shared)
         if not self.looped:
             try:
                 return torch.autograd.grad(
@@ -400,6 +466,20 @@ class Chain:
             for row in zip(*cotangents, strict=True)
         ]
         return [None if c[0] is None else torch.stack([t for t in c if t is not None]) for c in zip(*rows, strict=True)]
+
+    @staticmethod
+    def _mapped_pull_back(values: Tensors, cotangents: Tensors, shared: list[Tensor]) -> Sequence[Tensor | None]:
+        """The same under ``torch.func.vmap``, which the taps know."""
+        found: list[int] = []
+
+        def pull(rows: Tensors) -> Tensors:
+            slopes = torch.autograd.grad(values, shared, rows, retain_graph=True, allow_unused=True)
+            found.extend(i for i, g in enumerate(slopes) if g is not None)
+            return (rows[0].new_zeros(()), *(g for g in slopes if g is not None))
+
+        _, *slopes = vmap(pull)(cotangents)
+        by_place = dict(zip(found, slopes, strict=True))
+        return [by_place.get(i) for i in range(len(shared))]
 
     def value(self, noise: Noise, replicates: int = 1, offsets: Mapping[str, Tensor] | None = None) -> Tensor:
         """Loss ``[R, B]``, mean over paths, at given offsets; for exact estimators the expected loss.
@@ -415,7 +495,7 @@ class Chain:
         with torch.enable_grad():
             leaves = [leaf.detach().requires_grad_() for leaf in leaves]
             theta, *carry = self._begin(self.weights)
-            walk = _Walk(self.weights, False, theta, tuple(carry), leaves, noise, leaves[0].shape[0])
+            walk = _Walk(self.weights, frozenset(), None, theta, tuple(carry), leaves, noise, leaves[0].shape[0])
             return self._step(walk, (), (), (), self.estimator).detach().mean(0)
 
     def layers(self) -> dict[str, tuple[str, ...]]:

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import math
 import os
+import re
 import sys
 import tempfile
 import time
@@ -61,6 +62,9 @@ def parser() -> argparse.ArgumentParser:
         type=_share,
         metavar="X",
         help="draw until a relative bias of X, a share, would be found with probability 0.95",
+    )
+    study.add_argument(
+        "--memory", type=_bytes, metavar="SIZE", help="for the draws of one block, such as 500MB or 2GB (default: 1GB)"
     )
     study.add_argument(
         "--sequential",
@@ -136,6 +140,12 @@ def _positive(kind: Callable[[str], float], word: str, below: float = math.inf) 
     return parse
 
 
+def _bytes(text: str) -> float:
+    found = re.fullmatch(r"([0-9.]+) ?([kMG]?)B?", text)
+    number = _positive(float, "size such as 500MB or 2GB")(found[1] if found else text)
+    return number * 2.0 ** (10 * " kMG".index(found[2] or " ") if found else 0)
+
+
 class _Parser(argparse.ArgumentParser):
     """Tells a wrong command line in one line."""
 
@@ -196,9 +206,10 @@ def _study(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{samplers[0]!r} brings its own problem and truth; diagnose it on its own, without --on")
     problems = [p for name in arguments.on or ["toys"] for p in load_problems(name)]
     early = arguments.command == "diagnose" if arguments.sequential is None else arguments.sequential
+    memory = {} if arguments.memory is None else {"memory": arguments.memory}
     options: dict[str, Any] = {
         "seed": arguments.seed,
-        "budget": Budget(arguments.replicates, arguments.seconds, arguments.precision, early),
+        "budget": Budget(arguments.replicates, arguments.seconds, arguments.precision, early, **memory),
         "margin": arguments.margin,
         "alpha": arguments.alpha,
         "exact": not arguments.sampled,

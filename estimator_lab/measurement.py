@@ -3,27 +3,32 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from estimator_lab.budget import MEMORY
 from estimator_lab.chain import Chain, Key
 from estimator_lab.errors import MeasurementError, UsageError
 from estimator_lab.estimator import Estimator
 from estimator_lab.moments import Array, Batches, Moments
-from estimator_lab.noise import MonteCarlo, Noise, derive_seed, forked
+from estimator_lab.noise import MonteCarlo, Noise, Part, derive_seed, forked
 from estimator_lab.plan import SMALLEST, Plan, fingerprint
 from estimator_lab.problem import Problem
-from estimator_lab.record import Layout, Record, largest
+from estimator_lab.record import TAIL, Layout, Record, largest
 from estimator_lab.sampler import UNITS_TRUTH, GradientSampler
 
 BLOCK_FLOATS = 2**22
 """Numbers that one block may hold per tensor: it sets the replicates per block, hence the memory."""
 
 LARGEST_BLOCK = 2**13
+
+BYTES = 24
+"""Memory for every number of a replicate: itself, its copies in double precision, and those of the batch means."""
 
 PACE = 2**11
 """Draws that are timed."""
@@ -50,6 +55,8 @@ class Measurement:
         reference: gradient that per-replicate scalars are taken against, flat, or None.
         device: where noise is drawn.
         notes: what to tell the user.
+        part: replicates that are drawn at a time where a block has more, a power of two; None: whole blocks. It sets
+            the memory and changes no result but for rounding.
     """
 
     source: Source
@@ -58,6 +65,7 @@ class Measurement:
     reference: Array | None
     device: torch.device
     notes: tuple[str, ...] = ()
+    part: int | None = None
 
     def block(self, index: int) -> Record:
         """Record of one block.
@@ -65,14 +73,24 @@ class Measurement:
         Raises:
             MeasurementError: a gradient is not finite; names where and how many.
         """
+        size = self.plan.size(index)
+        step = min(self.part or size, size)
+        first, of_its_own = self._piece(index, 0, step)
+        if of_its_own and step < size:  # torch's global stream cannot be divided
+            return self._piece(index, 0, size)[0]
+        rest = (self._piece(index, start, step)[0] for start in range(step, size, step))
+        return reduce(_beside, rest, first)
+
+    def _piece(self, index: int, start: int, size: int) -> tuple[Record, bool]:
+        """Record of some replicates of a block, and whether torch's global random stream was used."""
         plan = self.plan
         began = time.perf_counter()
-        seed = plan.block_seed(index)
+        seed, whole = plan.block_seed(index), plan.size(index)
         noise = MonteCarlo(seed, device=self.device)
         with forked(seed):
             before = torch.get_rng_state()
-            draws = self.source.draw(plan.size(index), noise)
-            drawn = noise.used or not torch.equal(before, torch.get_rng_state())
+            draws = self.source.draw(size, noise if size == whole else Part(noise, start, whole))
+            of_its_own = not torch.equal(before, torch.get_rng_state())
         spent = time.perf_counter() - began
         reference = None if self.reference is None else torch.as_tensor(self.reference)
         vector = self.layout.vector(draws, reference)
@@ -81,23 +99,24 @@ class Measurement:
             self._refuse(draws, index)
         del draws
         tally = getattr(self.source, "tally", None)
-        return Record(
+        record = Record(
             plan,
             self.layout,
             index,
             index + 1,
             moments,
-            Batches.of(vector, plan.before(index)),
+            Batches.of(vector, plan.before(index) + start),
             np.zeros((0, 0)) if reference is None else largest(vector, self.layout),
             self.reference,
             tally.losses if tally else float("nan"),
             tally.backwards if tally else float("nan"),
             spent,
-            drawn or self._varies(moments),
+            noise.used or of_its_own or self._varies(moments),
             getattr(self.source, "loss_scale", 0.0),
             getattr(self.source, "dead", frozenset()),
             self.notes,
         )
+        return record, of_its_own
 
     def _refuse(self, draws: Mapping[Key, Tensor], index: int) -> None:
         """Names the first gradient that is not finite."""
@@ -224,6 +243,7 @@ def prepare(
     wrt: tuple[str, ...] = ("unit", "weight"),
     reference: Mapping[Key, Array] | None = None,
     purpose: str = "measure",
+    memory: float = MEMORY,
 ) -> Measurement:
     """A measurement of an estimator on a problem, its learned parts fitted and its replicates checked not to mix.
 
@@ -234,6 +254,7 @@ def prepare(
         wrt: "unit" and/or "weight".
         reference: gradients that per-replicate scalars are taken against.
         purpose: separates the draws of, say, a truth from those of a measurement.
+        memory: bytes that one draw of several replicates may take, about.
 
     Raises:
         UsageError: a shape or a family does not fit.
@@ -247,8 +268,8 @@ def prepare(
     layout = Layout.make(shapes, chain.layers())
     units = sum(int(torch.Size(s).numel()) for k, s in shapes.items() if k[0] == "unit") or 1
     size = layout.size + chain.tally.losses * units * 4
-    fits = 2 ** int(math.log2(max(BLOCK_FLOATS / size, 1)))
-    biggest = max(SMALLEST, min(fits, SMALLEST if chain.looped else LARGEST_BLOCK))
+    biggest = block_size(size, chain.looped)
+    part = power_of_two(memory / (BYTES * size))
     flat = _flatten(reference, shapes)
     plan = Plan(
         repr(problem),
@@ -260,7 +281,17 @@ def prepare(
         seed,
         biggest,
     )
-    return Measurement(chain, plan, layout, flat, chain.device, chain.notes)
+    return Measurement(chain, plan, layout, flat, chain.device, chain.notes, part)
+
+
+def power_of_two(count: float) -> int:
+    """The largest power of two up to a number, at least one."""
+    return 1 << int(math.log2(max(count, 1)))
+
+
+def block_size(floats: float, looped: bool) -> int:
+    """Replicates of the largest block, given the numbers of one replicate."""
+    return max(SMALLEST, min(power_of_two(BLOCK_FLOATS / floats), SMALLEST if looped else LARGEST_BLOCK))
 
 
 def prepare_sampler(
@@ -271,6 +302,8 @@ def prepare_sampler(
     Raises:
         UsageError: the reference lacks a gradient or has another shape.
     """
+    if reference is not None and not reference:
+        raise UsageError(f"{sampler!r} has no truth to be held against; give it gradients by name, or a sampler")
     with forked(derive_seed("shapes")):
         first = sampler.draw(1, MonteCarlo("shapes"))
     shapes = {k: tuple(v.shape[1:]) for k, v in first.items()}
@@ -287,6 +320,19 @@ def prepare_sampler(
     wrt = tuple(dict.fromkeys(kind for kind, _ in shapes))
     plan = Plan("black box", repr(sampler), purpose, mark, dtype, wrt, seed, SMALLEST)
     return Measurement(sampler, plan, Layout.make(shapes, sampler.layers(list(shapes))), flat, torch.device("cpu"))
+
+
+def _beside(a: Record, b: Record) -> Record:
+    """The record of two parts of one block."""
+    return replace(
+        a,
+        moments=a.moments + b.moments,
+        batches=a.batches + b.batches,
+        largest=-np.sort(-np.concatenate([a.largest, b.largest]), axis=0)[:TAIL],
+        seconds=a.seconds + b.seconds,
+        random=a.random or b.random,
+        dead=a.dead & b.dead,
+    )
 
 
 def _named(reference: Array | None) -> dict[str, Tensor]:

@@ -67,6 +67,35 @@ class MonteCarlo(Noise):
         return torch.randn(like.shape, generator=self.generator, dtype=like.dtype, device=like.device)
 
 
+class Part(Noise):
+    """Some replicates' share of the numbers that a whole block of replicates draws.
+
+    All numbers of the block are drawn and those of the others dropped: a block gives the same draws in however many
+    parts it is walked.
+
+    Args:
+        noise: draws for the block, begun anew for every part.
+        start: first replicate of the part.
+        whole: replicates of the block.
+    """
+
+    def __init__(self, noise: Noise, start: int, whole: int):
+        self.noise, self.start, self.whole = noise, start, whole
+
+    def _like(self, like: Tensor, axis: int) -> Tensor:
+        shape = list(like.shape)
+        shape[axis] = self.whole
+        return like.new_empty(()).expand(shape)
+
+    def uniform(self, like: Tensor, axis: int, jumps: Callable[[], Tensor]) -> Tensor:
+        """The part's share of uniform numbers."""
+        return self.noise.uniform(self._like(like, axis), axis, jumps).narrow(axis, self.start, like.shape[axis])
+
+    def normal(self, like: Tensor, axis: int) -> Tensor:
+        """The part's share of normal numbers."""
+        return self.noise.normal(self._like(like, axis), axis).narrow(axis, self.start, like.shape[axis])
+
+
 @lru_cache
 def _legendre(nodes: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Gauss-Legendre nodes and weights on (0, 1)."""

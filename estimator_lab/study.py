@@ -269,7 +269,9 @@ def compare(
             for e in fitting:
                 if progress:
                     progress(f"{e.label} on {problem.label}", 0, 0)
-                measurement = prepare(problem, e, seed=seed, wrt=wrt, reference=against.mean)
+                measurement = prepare(
+                    problem, e, seed=seed, wrt=wrt, reference=against.mean, memory=terms.budget.memory
+                )
                 now = time.monotonic()
                 deadline = now + (end - now) / (count - len(findings))
                 found = terms.find(measurement, against, e, problem.label, deadline, progress)
