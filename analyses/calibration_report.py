@@ -1,7 +1,5 @@
 """The results of the calibration study as a PDF: a pure function of reports/calibration.json."""
 
-import datetime
-import hashlib
 import json
 import math
 from collections import Counter
@@ -16,12 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from estimator_lab.estimator import about
-from estimator_lab.report import _pdf
 from estimator_lab.report.figures import style
-from estimator_lab.report.pages import Pages, _walk, build
 from estimator_lab.report.story import Block, table, text
+from estimator_lab.report.study import Study, method
 from estimator_lab.statistics.estimands import ORDER, clopper_pearson
-from estimator_lab.study import ALPHA, MARGIN, gather
+from estimator_lab.study import ALPHA, MARGIN
 
 CONFIDENCE = 0.98
 """Of the binomial intervals, so that each end has 99 %."""
@@ -100,7 +97,6 @@ class Results:
         order = list(PAIRS)
         cells = [c for c in results["cells"].values() if c["runs"]]
         self.cells = sorted(cells, key=lambda c: (order.index(c["pair"]), not c["early"], c["draws"], c["truth"]))
-        self.figures: dict[str, Any] = {}
 
     def of(self, part: str, **wanted: Any) -> list[dict[str, Any]]:
         """Cells of a part with such settings."""
@@ -109,12 +105,6 @@ class Results:
     def nulls(self, **wanted: Any) -> list[dict[str, Any]]:
         """Cells of unbiased pairs without a planted bias."""
         return [c for c in self.of("null", **wanted) if c["pair"] in UNBIASED]
-
-    def figure(self, drawn: Axes, alt: str, caption: str) -> Block:
-        """A figure as a block."""
-        name = f"figure-{len(self.figures) + 1}.svg"
-        self.figures[name] = drawn.get_figure(root=True)
-        return {"kind": "figure", "file": name, "alt": alt, "caption": caption}
 
 
 def rate(cell: dict[str, Any], *names: str) -> Rate:
@@ -284,7 +274,7 @@ def saving_figure(rows: dict[str, dict[str, Any]]) -> Axes:
 
 
 # ---------------------------------------------------------------------- sections
-def false_alarms(r: Results) -> list[Block]:
+def false_alarms(study: Study, r: Results) -> list[Block]:
     """Figure and tables."""
     exact = {p: [c for c in r.nulls(truth=0) if c["pair"] == p] for p in UNBIASED}
     exact = {p: cells for p, cells in exact.items() if cells}
@@ -306,7 +296,7 @@ def false_alarms(r: Results) -> list[Block]:
             "Every estimator here is unbiased. A run that calls it biased, at any of its groups and looks, is a false"
             f" alarm; {percent(ALPHA)} % of runs may. Intervals are Clopper-Pearson's; each end holds with 99 %."
         ),
-        r.figure(
+        study.figure(
             alarm_figure(exact),
             "False-alarm rate of each pair, sequential and with fixed sizes.",
             "False alarms with binomial intervals, exact truth. Lines: the stated rate, and 1.25 times that.",
@@ -338,7 +328,7 @@ def errors(cell: dict[str, Any]) -> tuple[Rate, Rate]:
     return rate(cell, "row unbiased within"), rate(cell, "row biased beyond")
 
 
-def power(r: Results) -> list[Block]:
+def power(study: Study, r: Results) -> list[Block]:
     """Curves, and the promise itself."""
     curves: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for c in r.of("power", early=False, truth=0):
@@ -365,7 +355,7 @@ def power(r: Results) -> list[Block]:
         ),
         *(
             [
-                r.figure(
+                study.figure(
                     power_figure(curves),
                     "Power against the planted bias.",
                     "Power of runs of fixed size, exact truth; biases along the true gradient (solid) and along the"
@@ -390,7 +380,7 @@ def saved(r: Results) -> dict[str, dict[str, Any]]:
     return found
 
 
-def savings(r: Results) -> list[Block]:
+def savings(study: Study, r: Results) -> list[Block]:
     """Planned over drawn."""
     rows = saved(r)
     columns = [("Pair", "left", "1fr"), ("Planned", "right", "auto"), ("Median drawn", "right", "auto")]
@@ -403,7 +393,7 @@ def savings(r: Results) -> list[Block]:
         )
     return [
         text("Draws planned over draws taken, where the bias is large or the margin wide."),
-        r.figure(
+        study.figure(
             saving_figure(rows),
             "Saving of the sequential rule.",
             "Saving: median, quartiles, and the range of 98 % of runs. Dotted: five-fold.",
@@ -412,7 +402,7 @@ def savings(r: Results) -> list[Block]:
     ]
 
 
-def coverage(r: Results) -> list[Block]:
+def coverage(study: Study, r: Results) -> list[Block]:
     """Figure, and a summary for each statistic and size."""
     fixed = coverages(r.of("null", truth=0, early=False))
     names = [n for n in [*ORDER, "simultaneous"] if any(c.name == n for c in fixed)]
@@ -443,7 +433,7 @@ def coverage(r: Results) -> list[Block]:
             " over all outcomes where there are, else from a long run whose error is at most 1/16 of the standard error"
             " of 4096 draws."
         ),
-        r.figure(
+        study.figure(
             coverage_figure(fixed, names),
             "Coverage of each statistic.",
             "Coverage in runs of fixed size, a dot for each row of each pair. Grey: 93.5 to 96.5 %.",
@@ -537,69 +527,46 @@ def render(results: dict[str, Any]) -> bytes:
     failed = [line[0] for line in lines if line[2] is FAILS]
     waiting = [line[0] for line in lines if line[2] is OPEN]
     runs = sum(c["runs"] for c in r.cells)
-    columns = [("Promised", "left", "1fr"), ("Found", "left", "1fr"), ("", "left", "auto")]
-    sections = [
-        ("What is promised and what was found", [
-            text(
-                f"{runs:,} runs of the whole procedure, looks, tests and verdicts, on draws of the real estimators, no"
-                " two of them on the same draws. Each verdict rests on draws: known expectations were not used. Found:"
-                " all cells together, and the worst one with its interval."
-            ),
-            table(columns, [("", lines)], "The promises."),
-        ]),
-        ("False alarms", false_alarms(r)),
-        ("Errors at the margin", margins(r) if r.of("margin") else []),
-        ("Power", power(r) if r.of("power") else []),
-        ("Saving", savings(r) if r.of("saving") else []),
-        ("Coverage", coverage(r)),
-    ]  # fmt: skip
-    sections = [s for s in sections if s[1]]
-    canonical = json.dumps(results, sort_keys=True).encode()
     headline = f"{len(failed)} of {len(lines)} promises do not hold." if failed else "All promises hold."
     if waiting:
         headline = headline[:-1] + f"; {len(waiting)} need more runs."
-    blank = build(gather([], "Calibration", margin=MARGIN, alpha=ALPHA, command=results["command"])).data
-    data = blank | {
-        "kind": "calibration",
-        "all-title": "Coverage outside the band",
-        "subtitle": "How often the instrument is wrong, by simulation of the whole procedure",
-        "date": results["created"],
-        "digest": hashlib.sha256(canonical).hexdigest(),
-        "facts": [
-            ["Date", results["created"]],
-            ["Runs", f"{runs:,}"],
-            ["Cells", f"{len(r.cells)}"],
-            ["Pairs", f"{len({c['pair'] for c in r.cells})}"],
-            ["CPU hours", f"{sum(c['seconds'] for c in r.cells) / 3600:.1f}"],
-            ["Code", results["code"][:8]],
+    estimators = {repr(pair.estimator): pair.estimator for pair in PAIRS.values()}
+    outside = misses(r)
+    study = Study(
+        kind="calibration",
+        title="Calibration",
+        subtitle="How often the instrument is wrong, by simulation of the whole procedure",
+        created=results["created"],
+        results=json.dumps(results, sort_keys=True),
+        command=results["command"],
+        facts=[
+            ("Runs", f"{runs:,}"),
+            ("Cells", f"{len(r.cells)}"),
+            ("Pairs", f"{len({c['pair'] for c in r.cells})}"),
+            ("CPU hours", f"{sum(c['seconds'] for c in r.cells) / 3600:.1f}"),
+            ("Code", results["code"][:8]),
         ],
-        "verdict": blank["verdict"]
-        | {
-            "tone": "bad" if failed else "open" if waiting else "good",
-            "headline": headline,
-            "blocks": [{"head": "", "tone": "plain", "lines": failed or ["See Table 1."]}],
-        },
-        "sections": [{"title": title, "blocks": [b for b in blocks if b]} for title, blocks in sections],
-        "methods": _methods(),
-        "all": misses(r),
-        "environment": [[k, v] for k, v in results["environment"].items()],
-    }
-    moment = datetime.datetime.fromisoformat(results["created"] + "T12:00:00").replace(tzinfo=datetime.UTC)
-    return _pdf(Pages(_walk(data), r.figures), moment)
-
-
-def _methods() -> list[dict[str, str]]:
-    methods = {}
-    for pair in PAIRS.values():
-        said = about(pair.estimator)
-        methods[repr(pair.estimator)] = {
-            "name": said["name"],
-            "repr": repr(pair.estimator),
-            "math": said.get("equation", ""),
-            "raw": "",
-            "claim": "declared unbiased" if pair.estimator.unbiased else "declared biased",
-            "reason": said.get("reason", ""),
-            "source": said.get("source", ""),
-            "cost": said.get("cost", ""),
-        }
-    return list(methods.values())
+        tone="bad" if failed else "open" if waiting else "good",
+        headline=headline,
+        lines=[("", failed or ["See Table 1."])],
+        methods=[method(name, about(e), e.unbiased) for name, e in estimators.items()],
+        margin=MARGIN,
+        alpha=ALPHA,
+        appendix=("Coverage outside the band", outside) if outside else None,
+        environment=results["environment"],
+    )
+    columns = [("Promised", "left", "1fr"), ("Found", "left", "1fr"), ("", "left", "auto")]
+    said = (
+        f"{runs:,} runs of the whole procedure, looks, tests and verdicts, on draws of the real estimators, no"
+        " two of them on the same draws. Each verdict rests on draws: known expectations were not used. Found:"
+        " all cells together, and the worst one with its interval."
+    )
+    study.sections = [
+        ("What is promised and what was found", [text(said), table(columns, [("", lines)], "The promises.")]),
+        ("False alarms", false_alarms(study, r)),
+        ("Errors at the margin", margins(r) if r.of("margin") else []),
+        ("Power", power(study, r) if r.of("power") else []),
+        ("Saving", savings(study, r) if r.of("saving") else []),
+        ("Coverage", coverage(study, r)),
+    ]
+    return study.render()

@@ -2,7 +2,8 @@
 
 Results go to reports/networks.json, and to reports/networks.pdf, a pure function of them.
 
-Run: python analyses/networks.py   (about a quarter of an hour on two cores; --quick: half a minute, less of everything)
+Run: python analyses/networks.py   (about a quarter of an hour on two cores; --quick: half a minute, less of everything;
+--report: the PDF alone, from the JSON)
 """
 
 import argparse
@@ -38,7 +39,7 @@ from estimator_lab.noise_split import NoiseSplit
 from estimator_lab.report import figures
 from estimator_lab.report.rounding import count, rounded
 from estimator_lab.report.sections import summary
-from estimator_lab.report.story import Block, Story, table, text
+from estimator_lab.report.story import Block, Story, heading, table, text
 from estimator_lab.report.study import Study
 from estimator_lab.report.wording import percent
 from estimator_lab.saving import plain, restored
@@ -219,9 +220,9 @@ def render(results: Mapping[str, Any]) -> bytes:
             f"{sum(f.claim is False for f in diagnosis.findings)} pairs that are declared biased were found to be."
         ),
         lines=[
-            ("Where the bias comes from", [f"{c.problem}, {c.estimator}: {last(c.summary())}" for c in causes]),
+            ("Where the bias comes from", [f"{c.estimator} on {c.problem}, {last(c.summary())}" for c in causes]),
             ("With depth", [last(deep.summary())]),
-            ("Where the noise comes from", [f"{s.estimator}: {last(s.summary())}" for s in splits]),
+            ("Where the noise comes from", [f"{s.estimator}, {last(s.summary())}" for s in splits]),
         ],
         diagnosis=diagnosis,
         margin=MARGIN,
@@ -231,7 +232,7 @@ def render(results: Mapping[str, Any]) -> bytes:
     )
     story.figures = study.figures  # both number their figures in one row
     study.sections = [
-        ("The networks", [_networks(results["networks"])]),
+        ("The networks", _networks(results["networks"])),
         ("Estimators on networks", summary.summary(story)),
         ("Where the bias comes from", [block for c in causes for block in _causes(study, c)]),
         ("With depth", _depth(study, deep)),
@@ -245,35 +246,37 @@ def last(summary: str) -> str:
     return summary.splitlines()[-1]
 
 
-def _networks(described: Sequence[Mapping[str, Any]]) -> Block:
+def _networks(described: Sequence[Mapping[str, Any]]) -> list[Block]:
+    """A table of those whose truth is exact, and one of the others."""
     columns = [("Network", "left", "auto"), ("Stochastic layers", "left", "1fr"), ("Weights", "right", "auto")]
-    columns += [("Batch", "right", "auto"), ("Truth", "left", "1fr"), ("Error (%)", "right", "auto")]
-    rows = [
-        [
-            n["network"],
-            n["layers"],
-            count(n["weights"]),
-            count(n["examples"]),
-            n["truth"],
-            rounded(100 * n["error"], most=2) if n["error"] else "0",
-        ]
-        for n in described
-    ]
-    return table(
-        columns,
-        [("", rows)],
-        "Networks, with the weights that they train themselves to from a seed. Error: standard error of the truth of "
-        "all weights, relative to its norm; it is part of every interval.",
-    )
+    columns += [("Batch", "right", "auto"), ("Truth", "left", "1fr")]
+    exact: list[list[str]] = []
+    estimated: list[list[str]] = []
+    for n in described:
+        line = [n["network"], n["layers"], count(n["weights"]), count(n["examples"]), n["truth"].partition(": ")[2]]
+        if n["error"]:
+            estimated.append([*line, rounded(100 * n["error"], most=2)])
+        else:
+            exact.append(line)
+    blocks = []
+    if exact:
+        words = "Networks with an exact truth, and the weights that they train themselves to from a seed."
+        blocks.append(table(columns, [("", exact)], words))
+    if estimated:
+        words = (
+            "Networks with an estimated truth. Error: standard error of the truth of all weights, relative to its norm;"
+            " it is part of every interval."
+        )
+        blocks.append(table([*columns, ("Error (%)", "right", "auto")], [("", estimated)], words))
+    return blocks
 
 
 def _causes(study: Study, found: Attribution) -> list[Block]:
-    lines = found.summary().splitlines()
     return [
+        heading(f"{found.estimator} on {found.problem}"),
         text(
-            f"{found.estimator} on {found.problem}. What a site adds is the difference that the estimator makes there,"
-            f" with it at the earlier sites too and {found.reference} at the later ones; the parts add up to the whole.",
-            *lines,
+            "What a site adds is the difference that the estimator makes there, with it at the earlier sites too and"
+            f" {found.reference} at the later ones; the parts add up to the whole."
         ),
         study.figure(
             figures.attribution(found),
@@ -281,6 +284,7 @@ def _causes(study: Study, found: Attribution) -> list[Block]:
             f"{found.estimator} on {found.problem}: bias and variance of each layer's gradient by the site that causes"
             f" them. Truth: {found.truth}.",
         ),
+        *(text(f"{line[0].upper()}{line[1:]}") for line in found.summary().splitlines()),
     ]
 
 
@@ -288,8 +292,7 @@ def _depth(study: Study, found: Deepening) -> list[Block]:
     return [
         text(
             f"{found.estimator} on chains of narrow layers of bits, whose truth is summed layer by layer."
-            " The first layers of a deeper chain are those of a shallower one.",
-            *found.summary().splitlines()[:: max(len(found.depths) - 1, 1)],
+            " The first layers of a deeper chain are those of a shallower one."
         ),
         study.figure(
             figures.depth(found),
@@ -297,6 +300,7 @@ def _depth(study: Study, found: Deepening) -> list[Block]:
             f"{found.estimator}: a to c, the gradient of the first layer against depth; d, every layer of the deepest"
             " chain. Bars are 95 % intervals.",
         ),
+        *(text(f"{line}.") for line in found.summary().splitlines()[:: max(len(found.depths) - 1, 1)]),
     ]
 
 
@@ -325,15 +329,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measures, or only renders again; writes both files."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="two networks, few draws")
-    parser.add_argument("--render", action="store_true", help="only make the PDF again from the JSON")
+    parser.add_argument("--report", action="store_true", help="render the PDF from the JSON alone")
     parser.add_argument("--out", type=Path, default=REPORTS)
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     path = options.out / "networks.json"
     try:
+        if options.report and not path.exists():
+            raise lab.UsageError(f"there is no {path}; measure first, without --report")
         with writable(path):
             options.out.mkdir(parents=True, exist_ok=True)
-            if not options.render:
+            if not options.report:
                 results = measure(options.quick, lambda what: print(what, file=sys.stderr, flush=True))
                 path.write_text(json.dumps(results, ensure_ascii=False, indent=1), encoding="utf-8")
             path.with_suffix(".pdf").write_bytes(render(json.loads(path.read_text(encoding="utf-8"))))

@@ -1,6 +1,6 @@
 """Recomputes the published cosine curves of a 2-5-5-5-1 Bernoulli network, from its published weights.
 
-Run: python analyses/psa555.py --checkpoint FILE   (about two minutes)
+Run: python analyses/psa555.py --checkpoint FILE   (about two minutes; --report, without the file, for the PDF alone)
 
 The network, its weights and its 200 points are those of shekhovt/PSA-Neurips2020 (Shekhovtsov, Yanush, Flach 2020, Path
 sample-analytic gradient estimators for stochastic binary networks, arXiv:2006.03143), after 100 epochs. That repository
@@ -320,37 +320,53 @@ def render(results: Mapping[str, Any]) -> bytes:
     return study.render()
 
 
+def run(checkpoint: str | Path | None, draws: int) -> dict[str, Any]:
+    """What is saved: the measurements, their comparison with what is known, and where they come from.
+
+    Raises:
+        UsageError: there is no network, or there are too few draws.
+    """
+    if checkpoint is None:
+        raise lab.UsageError(
+            f"the published network is needed: give a JSON file by --checkpoint or {VARIABLE}, with weights, "
+            "biases, X and Y of exp/gradeval/5-5-5/chk-100/score.pkl in github.com/shekhovt/PSA-Neurips2020; it is "
+            "not part of this repository, since it has no licence"
+        )
+    path = Path(checkpoint)
+    measured = measure(Network.load(path), draws)
+    results = {
+        "created": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "checkpoint": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "environment": environment(),
+        **measured,
+    }
+    return {**results, "comparisons": comparisons(results)}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, writes both files, prints the comparison."""
+    """Measures, or only renders again; writes both files, prints the comparison."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--checkpoint", type=Path, default=os.environ.get(VARIABLE))
     parser.add_argument("--draws", type=int, default=100_000, help="per estimator (default: 100000)")
     parser.add_argument("--out", type=Path, default=REPORTS)
+    parser.add_argument("--report", action="store_true", help="render the PDF from the JSON alone")
     options = parser.parse_args(argv)
+    file = options.out / "psa555.json"
     try:
-        if options.checkpoint is None:
-            raise lab.UsageError(
-                f"the published network is needed: give a JSON file by --checkpoint or {VARIABLE}, with weights, "
-                "biases, X and Y of exp/gradeval/5-5-5/chk-100/score.pkl in github.com/shekhovt/PSA-Neurips2020; it is "
-                "not part of this repository, since it has no licence"
-            )
-        network = Network.load(Path(options.checkpoint))
-        measured = measure(network, options.draws)
+        if options.report and not file.exists():
+            raise lab.UsageError(f"there is no {file}; measure first, without --report")
+        if not options.report:
+            results = run(options.checkpoint, options.draws)
+            options.out.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        results = json.loads(file.read_text(encoding="utf-8"))
     except lab.UsageError as error:
         print(f"psa555: {error}", file=sys.stderr)
         return error.exit_code
-    results = {
-        "created": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "checkpoint": hashlib.sha256(Path(options.checkpoint).read_bytes()).hexdigest(),
-        "environment": environment(),
-        **measured,
-    }
-    results["comparisons"] = lines = comparisons(results)
+    file.with_suffix(".pdf").write_bytes(render(results))
+    lines = comparisons(results)
     for row in lines:
         print("  ".join(c if isinstance(c, str) else c["text"] for c in _line(row)))
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "psa555.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (options.out / "psa555.pdf").write_bytes(render(results))
     return 0 if all(row["agrees"] for row in lines) else 1
 
 

@@ -1,22 +1,16 @@
 """The results of the study along training as a PDF: a pure function of reports/trajectory.json."""
 
-import datetime
-import hashlib
 import math
 from collections.abc import Sequence
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from estimator_lab.finding import Row
-from estimator_lab.report import _pdf
 from estimator_lab.report.figures import trajectory as draw
-from estimator_lab.report.pages import Pages, _walk, build
 from estimator_lab.report.reading import estimate
 from estimator_lab.report.rounding import count, rounded
 from estimator_lab.report.story import Block, chip, table, text
+from estimator_lab.report.study import Study, method
 from estimator_lab.report.wording import bias_interval, bias_percent, cosine, decibels, listed, percent, value
-from estimator_lab.study import gather
 from estimator_lab.trajectories import Point, Trajectory
 
 EXAMPLES = ("training", "held-out")
@@ -24,7 +18,7 @@ INTERVALS = "intervals of the bias hold for all pairs together, and the verdict 
 
 
 class Course:
-    """The trajectory, and the figures that are drawn of it."""
+    """The trajectory, and the parts that sections are made of."""
 
     def __init__(self, found: Trajectory):
         self.found, self.first, self.last = found, found.steps[0], found.steps[-1]
@@ -33,7 +27,6 @@ class Course:
         self.own = [p for p in found.points if p.trained_with == p.estimator]
         self.names = found.estimators
         self.runs = 1 + max(s.run for s in found.losses)
-        self.figures: dict[str, Figure] = {}
 
     def at(self, points: Sequence[Point], estimator: str, step: int) -> Row | None:
         """The total of an estimator at a step; None where it could not be measured."""
@@ -42,12 +35,6 @@ class Course:
     def final(self, on: str, name: str) -> list[float]:
         """Losses after the last step, of every run."""
         return [s.value.value for s in self.found.losses if (s.on, s.trained_with, s.step) == (on, name, self.last)]
-
-    def figure(self, drawn: Figure, alt: str, caption: str) -> Block:
-        """A figure as a block."""
-        name = f"figure-{len(self.figures) + 1}.svg"
-        self.figures[name] = drawn
-        return {"kind": "figure", "file": name, "alt": alt, "caption": caption}
 
 
 def mean(values: Sequence[float]) -> float:
@@ -191,11 +178,11 @@ def line(p: Point) -> list[Any]:
     ]
 
 
-def reference_section(c: Course) -> list[Block]:
+def reference_section(study: Study, c: Course) -> list[Block]:
     """All estimators at the weights of one training."""
     return [
         text(f"All estimators at the same weights, those of a training with {c.reference}.", verdict_words(c, c.along)),
-        c.figure(
+        study.figure(
             draw.quality(c.along),
             "Six statistics of every estimator against the step of the reference training.",
             f"All weights together, at the weights of a training with {c.reference}; 95 % intervals.",
@@ -203,7 +190,7 @@ def reference_section(c: Course) -> list[Block]:
         summary_table(
             c, c.along, f"All weights together, at the weights of a training with {c.reference}; {INTERVALS}."
         ),
-        c.figure(
+        study.figure(
             draw.quality_by_layer(c.along),
             "Bias, signal-to-noise ratio and cosine of the unit gradients of each layer against the step.",
             "Unit gradients of the first (h1) and the second (h2) stochastic layer, at the same weights.",
@@ -211,7 +198,7 @@ def reference_section(c: Course) -> list[Block]:
     ]
 
 
-def own_section(c: Course) -> list[Block]:
+def own_section(study: Study, c: Course) -> list[Block]:
     """Each estimator at its own weights."""
     return [
         text(
@@ -219,7 +206,7 @@ def own_section(c: Course) -> list[Block]:
             " as well as in what they do there.",
             verdict_words(c, c.own),
         ),
-        c.figure(
+        study.figure(
             draw.quality(c.own),
             "Six statistics of every estimator against the step of its own training.",
             "All weights together, each estimator along its own training; 95 % intervals.",
@@ -228,7 +215,7 @@ def own_section(c: Course) -> list[Block]:
     ]
 
 
-def loss_section(c: Course) -> list[Block]:
+def loss_section(study: Study, c: Course) -> list[Block]:
     """Losses along the trainings."""
     columns = [("Trained with", "left", "1fr"), ("Losses of a step", "right", "auto")]
     columns += [("Training examples", "right", "auto"), ("Held-out examples", "right", "auto")]
@@ -236,7 +223,7 @@ def loss_section(c: Course) -> list[Block]:
     rows = [[n, cost.get(n, ""), spread(c.final("training", n)), spread(c.final("held-out", n))] for n in ranking(c)]
     return [
         text(ranked_words(c), relation(c)),
-        c.figure(
+        study.figure(
             draw.training([s for s in c.found.losses if s.on in EXAMPLES], EXAMPLES),
             "Expected loss on training and held-out examples against the step.",
             f"Expected loss in nats; mean over {c.runs} runs, and their range.",
@@ -265,69 +252,40 @@ def every_point(c: Course) -> Block:
 def render(found: Trajectory) -> bytes:
     """The PDF."""
     c = Course(found)
-    blank = build(gather([], found.title, margin=0.05, alpha=0.01, command=found.command)).data
     scheme = found.settings["trainings"][c.reference]
     order = ranking(c)
-    headline = f"Lowest held-out loss when trained with {order[0]}, highest with {order[-1]}."
-    pairs = len(found.points)
-    data = blank | {
-        "kind": "trajectory",
-        "subtitle": f"{listed(c.names)} on a classifier of digits",
-        "date": found.created,
-        "digest": hashlib.sha256(found.to_json().encode()).hexdigest(),
-        "facts": [
-            ["Date", found.created],
-            ["Estimators", str(len(c.names))],
-            ["Trainings", str(len(found.trainings) * c.runs)],
-            ["Steps", count(c.last)],
-            ["Checkpoints", str(len(found.steps))],
-            ["Replicates", count(scheme["budget"]["replicates"])],
-            ["Pairs", count(pairs)],
+    estimators = {p.finding.estimator: p.finding for p in found.points}
+    study = Study(
+        kind="trajectory",
+        title=found.title,
+        subtitle=f"{listed(c.names)} on a classifier of digits",
+        created=found.created,
+        results=found.to_json(),
+        command=found.command,
+        facts=[
+            ("Estimators", str(len(c.names))),
+            ("Trainings", str(len(found.trainings) * c.runs)),
+            ("Steps", count(c.last)),
+            ("Checkpoints", str(len(found.steps))),
+            ("Replicates", count(scheme["budget"]["replicates"])),
+            ("Pairs", count(len(found.points))),
         ],
-        "verdict": blank["verdict"]
-        | {
-            "tone": "calm",
-            "headline": headline,
-            "blocks": [
-                {"head": "", "tone": "plain", "lines": [ranked_words(c)]},
-                {
-                    "head": f"Along the training with {c.reference}",
-                    "tone": "plain",
-                    "lines": [quality_words(c, c.along, n) for n in c.names],
-                },
-            ],
-        },
-        "sections": [
-            {"title": "The question", "blocks": question(c)},
-            {"title": "Estimators along one training", "blocks": reference_section(c)},
-            {"title": "Each estimator along its own training", "blocks": own_section(c)},
-            {"title": "What the trainings reach", "blocks": loss_section(c)},
+        headline=f"Lowest held-out loss when trained with {order[0]}, highest with {order[-1]}.",
+        lines=[
+            ("", [ranked_words(c)]),
+            (f"Along the training with {c.reference}", [quality_words(c, c.along, n) for n in c.names]),
         ],
-        "methods": _methods(c),
-        "margin": percent(scheme["margin"]),
-        "alpha": rounded(scheme["alpha"]),
-        "all-title": "Every checkpoint",
-        "all": every_point(c),
-        "notes": [f"{f.estimator or 'the truth'} at step {f.step}, not measured: {f.reason}" for f in found.failures],
-        "environment": [[k, v] for k, v in found.environment.items()],
-        "command": found.command,
-    }
-    moment = datetime.datetime.fromisoformat(found.created + "T12:00:00").replace(tzinfo=datetime.UTC)
-    return _pdf(Pages(_walk(data), c.figures), moment)
-
-
-def _methods(c: Course) -> list[dict[str, str]]:
-    methods = {}
-    for p in c.found.points:
-        said = p.finding.about
-        methods[p.finding.estimator] = {
-            "name": said["name"],
-            "repr": p.finding.estimator,
-            "math": said.get("equation", "") if said.get("trusted") == "yes" else "",
-            "raw": "" if said.get("trusted") == "yes" else said.get("equation", ""),
-            "claim": "declared unbiased" if p.finding.claim else "declared biased",
-            "reason": said.get("reason", ""),
-            "source": said.get("source", ""),
-            "cost": said.get("cost", ""),
-        }
-    return list(methods.values())
+        methods=[method(name, f.about, f.claim) for name, f in estimators.items()],
+        margin=scheme["margin"],
+        alpha=scheme["alpha"],
+        appendix=("Every checkpoint", every_point(c)),
+        notes=[f"{f.estimator or 'the truth'} at step {f.step}, not measured: {f.reason}" for f in found.failures],
+        environment=found.environment,
+    )
+    study.sections = [
+        ("The question", question(c)),
+        ("Estimators along one training", reference_section(study, c)),
+        ("Each estimator along its own training", own_section(study, c)),
+        ("What the trainings reach", loss_section(study, c)),
+    ]
+    return study.render()

@@ -47,6 +47,9 @@ LEVEL = 0.95
 RESOLVED = 0.5
 """A share has an interval where the lower end of the total bias is above this part of it."""
 
+LEAST = 1e-4
+"""Shares below this are not told apart in words."""
+
 REFERENCE, ALL, INTERACTION = "the reference", "all sites", "interaction"
 UNKNOWN = Estimate(math.nan, math.nan, math.nan)
 
@@ -207,14 +210,15 @@ def _told(found: Estimate, unit: float = 1.0) -> str:
     value, low, high = (v / unit for v in (found.value, found.low, found.high))
     if math.isnan(value):
         return "an unknown part"
+    if value and max(abs(value), abs(low), abs(high)) < LEAST:
+        return "below 0.01 %"
     return f"{_few(value)} %" + (f" [{_few(low)}, {_few(high)}]" if math.isfinite(low + high) and low < high else "")
 
 
 def _few(value: float) -> str:
-    """Per cent to two digits; "below 0.01" what is smaller than that and not zero."""
-    if 0 < abs(value) < 1e-4:
-        return "below 0.01"
-    return "−" * (value < 0) + percent(abs(value)).removesuffix(" %")
+    """Per cent to two digits, nothing below the least."""
+    shown = round(value, 4)
+    return "−" * (shown < 0) + percent(abs(shown)).removesuffix(" %")
 
 
 def reference_for(problem: Problem) -> Estimator:
@@ -637,8 +641,8 @@ class Deepening:
             found = layer_row(finding, next(iter(finding.units))).statistics
             cosines = [f"{found[k].value:.2f}".replace("-", "−") for k in ("cosine_of_mean", "mean_cosine")]
             lines.append(
-                f"{depth} stochastic layer{'s' * (depth > 1)}: relative bias of the first {_told(found['relative_bias'])},"
-                f" its cosine to the truth {cosines[0]}, of a single draw {cosines[1]}"
+                f"{depth} stochastic layer{'s' * (depth > 1)}: relative bias of the first"
+                f" {_told(found['relative_bias'])}, its cosine to the truth {cosines[0]}, of a single draw {cosines[1]}"
             )
         return "\n".join(lines)
 

@@ -137,13 +137,11 @@ def _said(part: Part) -> str:
 
 def _told(share: Estimate) -> str:
     """In per cent to two digits, with the interval in brackets; "below 0.01 %" where all of it is smaller."""
-    if 0 < abs(share.value) and max(abs(share.low), abs(share.high)) < LEAST:
+    if share.value and max(abs(v) for v in (share.value, share.low, share.high)) < LEAST:
         return "below 0.01 %"
-    value, *ends = (
-        "−" * (v <= -LEAST) + percent(abs(v) * (abs(v) >= LEAST)) for v in (share.value, share.low, share.high)
-    )
-    exact = math.isnan(share.low) or share.low == share.high
-    return value if exact else f"{value} [{', '.join(e.removesuffix(' %') for e in ends)}]"
+    value, low, high = (percent(round(v, 4) + 0.0) for v in (share.value, share.low, share.high))
+    between = f" [{low}, {high}]".replace(" %", "") if share.low < share.high else ""
+    return f"{value}{between}".replace("-", "−")
 
 
 class _Weighted(Problem):

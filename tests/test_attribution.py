@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -406,6 +407,18 @@ def test_the_correction_for_few_replicates_is_needed() -> None:
     found = split_noise(problem, Reinforce(), minibatch=2, replicates=draws, minibatches=256, numerical=False).part()
     error = (found.data.high - found.data.low) / 2 / 1.969
     assert abs(found.data.value - data) < 6 * error < abs(found.data.value + found.sampling.value / draws - data)
+
+
+def test_words_have_no_more_digits_than_mean_something() -> None:
+    """Two digits, intervals in brackets, and no powers of ten: rounding is some 1e-12 per cent."""
+    found = split_noise(Deep(2, 2, 3), Reinforce(), minibatch=2, minibatches=8, replicates=4)
+    assert 0 < found.part().shares["numerical"].value < 1e-8
+    lines = found.summary().splitlines()
+    assert all(line.endswith(" from the sampled units, below 0.01 % from rounding in float32") for line in lines)
+    words = [*lines, *attribute(StraightThrough(), Deep(2, 2, 2), budget=512).summary().splitlines()]
+    words += deepening(StraightThrough(), [Deep(d, 2, 1) for d in (1, 2)], budget=256).summary().splitlines()
+    for number in re.findall(r"[\d.]+(?:e[+-]\d+)?(?= %|, |\])", " ".join(words)):
+        assert "e" not in number and len(number.replace(".", "").lstrip("0")) <= 3, number
 
 
 def test_all_noise_of_an_exact_sum_comes_from_the_data() -> None:

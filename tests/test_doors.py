@@ -445,6 +445,10 @@ def test_other_weights_do_not_pass_for_the_published_ones(checkpoint, tmp_path, 
     assert "differs" in capsys.readouterr().out
     saved = json.loads((tmp_path / "psa555.json").read_text())
     assert psa555.render(saved) == (tmp_path / "psa555.pdf").read_bytes()
+    (tmp_path / "psa555.pdf").unlink()
+    assert psa555.main(["--report", "--out", str(tmp_path)]) == 1
+    assert psa555.render(saved) == (tmp_path / "psa555.pdf").read_bytes()
+    assert psa555.main(["--report", "--out", str(tmp_path / "none")]) == 3
     assert sum(not row["agrees"] for row in saved["comparisons"]) > 15
 
 

@@ -109,6 +109,25 @@ def _facts(s: Story) -> list[list[str]]:
     ]
 
 
+def method(estimator: str, about: Mapping[str, str], claim: bool | None) -> dict[str, str]:
+    """An estimator as the methods of a report show it.
+
+    Args:
+        estimator: its repr.
+        about: what `estimator_lab.estimator.about` says; the equation is typeset only where it is trusted.
+        claim: whether it is declared unbiased; None without a claim.
+    """
+    equation, trusted = about.get("equation", ""), about.get("trusted") == "yes"
+    return {
+        "name": about.get("name", ""),
+        "repr": estimator,
+        "math": equation if trusted else "",
+        "raw": "" if trusted else equation,
+        "claim": {True: "declared unbiased", False: "declared biased", None: "no claim about bias"}[claim],
+        **{k: about.get(k, "") for k in ("reason", "source", "cost")},
+    }
+
+
 def _methods(s: Story) -> list[dict[str, str]]:
     """What is said of each method, its settings together; an equation is typst source only where it is trusted."""
     settings: dict[tuple[str, ...], list[Finding]] = {}
@@ -116,20 +135,9 @@ def _methods(s: Story) -> list[dict[str, str]]:
         said = tuple(f.about.get(k, "") for k in ("name", "equation", "reason", "source", "cost", "trusted"))
         settings.setdefault(said if said[0] else (f.estimator, *said[1:]), []).append(f)
     out = []
-    for (name, equation, reason, source, cost, trusted), members in settings.items():
-        claim = {True: "declared unbiased", False: "declared biased", None: "no claim about bias"}[members[0].claim]
-        out.append(
-            {
-                "name": name,
-                "repr": ", ".join(dict.fromkeys(f.estimator for f in members)),
-                "math": equation if trusted == "yes" else "",
-                "raw": "" if trusted == "yes" else equation,
-                "claim": claim,
-                "reason": reason,
-                "source": source,
-                "cost": cost,
-            }
-        )
+    for members in settings.values():
+        names = ", ".join(dict.fromkeys(f.estimator for f in members))
+        out.append(method(names, members[0].about, members[0].claim))
     return out
 
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from estimator_lab.report import _pdf
 from estimator_lab.report.pages import Pages, _methods, _walk
+from estimator_lab.report.pages import method as method
 from estimator_lab.report.rounding import rounded
 from estimator_lab.report.story import Block, Story
 from estimator_lab.report.wording import percent
@@ -37,8 +38,9 @@ class Study:
         tone: colour of the box: "good", "bad", "open" or "calm".
         headline: the finding in one sentence.
         lines: what else the box says: heads (or "") with their lines.
-        sections: titles with their blocks.
+        sections: titles with their blocks; one without blocks is left out.
         diagnosis: one whose methods are explained at the end, or None.
+        methods: those that are explained if there is no diagnosis, each made by ``method``.
         margin: relative bias that counted as small.
         alpha: false-alarm rate.
         appendix: title and table of all results, or None.
@@ -59,6 +61,7 @@ class Study:
     lines: Sequence[tuple[str, Sequence[str]]] = ()
     sections: Sequence[tuple[str, Iterable[Block]]] = ()
     diagnosis: Diagnosis | None = None
+    methods: Sequence[Mapping[str, str]] = ()
     margin: float = 0.05
     alpha: float = 0.01
     appendix: tuple[str, Block] | None = None
@@ -78,6 +81,8 @@ class Study:
         """The PDF; the same results give the same bytes within one version of typst and matplotlib."""
         digest = hashlib.sha256(self.results.encode()).hexdigest()
         title, everything = self.appendix or ("", None)
+        methods = _methods(Story(self.diagnosis)) if self.diagnosis else [dict(m) for m in self.methods]
+        sections = [(head, [b for b in blocks if b]) for head, blocks in self.sections]
         data: dict[str, Any] = {
             "kind": self.kind,
             "title": self.title,
@@ -92,9 +97,9 @@ class Study:
                 "parts": [],
             },
             "cover": False,
-            "sections": [{"title": title, "blocks": [b for b in blocks if b]} for title, blocks in self.sections],
-            "theory": self.diagnosis is not None,
-            "methods": _methods(Story(self.diagnosis)) if self.diagnosis else [],
+            "sections": [{"title": head, "blocks": blocks} for head, blocks in sections if blocks],
+            "theory": bool(methods),
+            "methods": methods,
             "margin": percent(self.margin),
             "alpha": rounded(self.alpha),
             "gate": f"{GATE:.0f} (in several dimensions {WIDE_GATE:.0f})",
