@@ -119,7 +119,7 @@ def method(estimator: str, about: Mapping[str, str], claim: bool | None) -> dict
     """
     equation, trusted = about.get("equation", ""), about.get("trusted") == "yes"
     return {
-        "name": about.get("name", ""),
+        "name": about.get("name") or estimator,
         "repr": estimator,
         "math": equation if trusted else "",
         "raw": "" if trusted else equation,
