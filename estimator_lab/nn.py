@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -160,13 +160,13 @@ class ModuleProblem(Problem):
                 f"{self._name} cannot be copied ({in_a_line(error)}); return from forward() what it computes, do not "
                 "keep it as an attribute"
             ) from error
-        self._replace(sites)
         self._refuse_coupled()
         rows = {len(t) if t.dim() else 0 for t in _tensors(batch)}
         if len(rows) != 1 or 0 in rows:
             raise UsageError(f"the tensors of the batch have one row for each example; found {sorted(rows)} rows")
         (self.batch,) = rows
         self._loss, (self._inputs, self._target) = loss, _repeated(batch, 1)
+        self._replace(sites)
         own = dict(self._module.named_parameters())
         self._weights = {k: p.detach().clone() for k, p in own.items() if p.requires_grad}
         kinds = {f"{v.dtype} on {v.device}" for v in self._weights.values()}
@@ -186,7 +186,7 @@ class ModuleProblem(Problem):
         self._values = [tuple(sample.shape[1:]) for sample in surveys[0].samples]
         self._cut: Cut | None = None
         self._refuse_state(surveys[0])
-        if changed := [k for k, v in state.items() if not torch.equal(v, before[k])]:
+        if changed := [k for k, v in state.items() if not bool(((v == before[k]) | (v != v)).all())]:
             raise UsageError(f"{self._name} changes {changed} when it runs; call eval(), or keep them fixed")
         rounds = [tuple(survey.samples) for survey in surveys]
         wholes = [self._slopes(samples, whole=True) for samples in rounds]
@@ -219,14 +219,61 @@ class ModuleProblem(Problem):
     def _replace(self, sites: Mapping[str, Family]) -> None:
         """Puts stochastic layers in the place of the submodules that sites name, under each of their names."""
         parts = dict(self._module.named_modules(remove_duplicate=False))
-        for path, family in sites.items():
+        layers = {path: Stochastic(family) for path, family in sites.items()}
+        for path in sites:
             if not path or path not in parts:
                 raise UsageError(f"{self._name} has no submodule {path!r}; it has {[k for k in parts if k]}")
             if any(path.startswith(f"{other}.") for other in sites):
                 raise UsageError(f"{self._name}: site {path!r} is part of another site; name one of them")
-            layer = Stochastic(family)
+        self._check_laws({path: (parts[path], family) for path, family in sites.items()})
+        for path, layer in layers.items():
             for name in [k for k, part in parts.items() if part is parts[path]]:
                 self._module.set_submodule(name, layer)
+
+    def _check_laws(self, sites: Mapping[str, tuple[nn.Module, Family]]) -> None:
+        """Runs the module as it is, and holds what the submodules draw against the laws that they are said to have.
+
+        Values must be ones that the law has, and the mean of 400 draws its mean to 6 standard errors and 12 events.
+        """
+        calls: dict[str, Any] = {}
+
+        def write_down(path: str, _: nn.Module, given: Any, out: Any) -> None:
+            calls.setdefault(path, (given, out))
+
+        hooks = [part.register_forward_hook(partial(write_down, path)) for path, (part, _) in sites.items()]
+        arguments, named = self._arguments(1)
+        draws = 400
+        with torch.no_grad(), forked(derive_seed("laws")):
+            if sites:
+                self._module(*arguments, **named)
+            for hook in hooks:
+                hook.remove()
+            for path, (given, out) in calls.items():
+                part, family = sites[path]
+                remedy = "name a submodule that takes theta and returns a sample of that law"
+                if len(given) != 1 or not all(isinstance(t, Tensor) for t in (*given, out)):
+                    raise UsageError(f"{self._name}: site {path!r} takes and returns other than one tensor; {remedy}")
+                theta = given[0]
+                shape = (*theta.shape[: theta.dim() - len(family.theta_shape)], *family.value_shape)
+                if tuple(out.shape) != shape:
+                    raise UsageError(
+                        f"{self._name}: site {path!r} returns {list(out.shape)} for theta {list(theta.shape)}, where "
+                        f"{family!r} has values of shape {list(shape)}; {remedy}"
+                    )
+                values, weights = family.rule(theta, 8)
+                weights = weights[(..., *(None,) * len(family.value_shape))]
+                mean = (values * weights).sum(0)
+                deviation = ((values - mean).square() * weights).sum(0).sqrt()
+                if family.discrete and not ((out - values).abs() < 1e-4).any(0).all():
+                    raise UsageError(
+                        f"{self._name}: site {path!r} draws values that {family!r} does not have; {remedy}"
+                    )
+                found = torch.stack([part(theta.clone()) for _ in range(draws)]).to(mean).mean(0)
+                if ((found - mean).abs() > 6 * deviation / draws**0.5 + 12 / draws * family.discrete).any():
+                    raise UsageError(
+                        f"{self._name}: the mean of what site {path!r} draws is not that of {family!r} at its theta; "
+                        f"{remedy}, and scale theta outside of it"
+                    )
 
     # ------------------------------------------------------------------ what a module may not do
     def _refuse_coupled(self) -> None:
@@ -287,14 +334,17 @@ class ModuleProblem(Problem):
         )
 
     def _refuse_state(self, survey: "_Survey") -> None:
-        """Requires equal losses on equal samples."""
+        """Requires equal values on equal samples."""
         results = []
         for seed in range(2):
             with torch.no_grad(), forked(seed):
-                results.append(self.loss(self._weights, tuple(survey.samples), ()))
-        if not close(results[0], results[1], 64):
+                try:
+                    results.append(list(self._results(self._weights, tuple(survey.samples), whole=True)))
+                except _Reached:
+                    results.append([])
+        if len(results[0]) != len(results[1]) or not all(close(a, b, 64) for a, b in zip(*results, strict=True)):
             raise UsageError(
-                f"{self._name} gives different losses on equal samples: it draws random numbers outside of its "
+                f"{self._name} gives different values on equal samples: it draws random numbers outside of its "
                 "Stochastic layers, or keeps a state from call to call; turn that off, or reset the state in forward()"
             )
 
@@ -447,6 +497,18 @@ class ModuleProblem(Problem):
             theta, carry = self.advance(weights, carry, samples[:i])
             yield theta
         yield self.finish(weights, carry, samples, ())
+
+    def at(self, weights: Weights, name: str) -> Problem:
+        """The same with other weights; in another dtype, with the batch and the buffers in it too."""
+        dtypes = {v.dtype for v in weights.values() if v.is_floating_point()}
+        dtype = next(iter(dtypes), None)
+        if len(dtypes) != 1 or dtype == next(iter(self._weights.values())).dtype:
+            return super().at(weights, name)
+        batch = tree_map_only(
+            Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, (self._inputs, self._target)
+        )
+        twin = ModuleProblem(copy.deepcopy(self._module).to(dtype), self._loss, batch, {}, self._name)
+        return twin.at(weights, name)
 
     @property
     def label(self) -> str:

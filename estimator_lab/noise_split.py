@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from estimator_lab import doors
 from estimator_lab.chain import Chain, Key
 from estimator_lab.conclusion import percent
 from estimator_lab.errors import UsageError
@@ -88,6 +89,11 @@ class NoiseSplit:
     seed: int
     parts: tuple[Part, ...]
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return (
+            f"<NoiseSplit of {self.estimator} on {self.problem}: {self.minibatch} of {self.examples} examples a step>"
+        )
 
     def part(self, name: str = "weights") -> Part:
         """The part of a layer, or of all weights.
@@ -211,6 +217,7 @@ def _in(problem: Problem, dtype: torch.dtype) -> Problem:
     """
     name = str(dtype).removeprefix("torch.")
     weights = {k: v.to(dtype) for k, v in problem.weights().items()}
+    problem = problem.at(weights, name)
     remedy = "let its constants follow weights' dtype with .to(weight), or leave this part out with numerical=False"
     try:
         theta, carry = problem.begin(weights)
@@ -230,7 +237,7 @@ def _in(problem: Problem, dtype: torch.dtype) -> Problem:
     wrong = [f"{what} is {is_in}" for what, is_in in found.items() if is_in != dtype]
     if wrong:
         raise UsageError(f"{problem!r} does not follow weights in {name}, {wrong[0]}: {remedy}")
-    return problem.at(weights, name)
+    return problem
 
 
 def _line(error: BaseException) -> str:
@@ -284,6 +291,8 @@ def split_noise(
 
     Cost: I R draws on the whole batch, twice with ``numerical``.
     """
+    call = "split_noise(problem, estimator, minibatch=...)"
+    problem, estimator = doors.a_problem(problem, call), doors.an_estimator(estimator, call)
     examples = problem.batch
     for name, value, least, most in (
         ("minibatch", minibatch, 1, examples),

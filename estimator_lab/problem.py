@@ -94,14 +94,28 @@ class Problem(abc.ABC):
         return f"{type(self).__qualname__}()"
 
 
+def unlike(problem: Problem, weights: Mapping[str, Tensor]) -> str:
+    """How names and shapes of weights differ from those of a problem, or an empty string."""
+    own = {k: list(v.shape) for k, v in problem.weights().items()}
+    found = {k: list(v.shape) if isinstance(v, Tensor) else type(v).__name__ for k, v in weights.items()}
+    lacking, more = [k for k in own if k not in found], [k for k in found if k not in own]
+    if lacking and more and all(k.startswith("module.") for k in found):
+        return (
+            f"the weights that were given to {problem!r} begin with 'module.', as those of a module in a wrapper do; "
+            "give those of model.module"
+        )
+    told = [f"{k!r} has shape {own[k]}, found {found[k]}" for k in own if k in found and own[k] != found[k]]
+    told += [f"the problem has weights {lacking}, which were not given"] * bool(lacking)
+    told += [f"it has no weights {more}"] * bool(more)
+    return f"{problem!r} and the weights do not fit: {'; '.join(told)}; give each of its weights" if told else ""
+
+
 class _At(Problem):
     """A problem with other weights."""
 
     def __init__(self, problem: Problem, weights: Mapping[str, Tensor], name: str):
-        own = {k: list(v.shape) for k, v in problem.weights().items()}
-        found = {k: list(v.shape) for k, v in weights.items()}
-        if own != found:
-            raise UsageError(f"{problem!r} has weights {own}; found {found}: give every one of them, in this order")
+        if told := unlike(problem, weights):
+            raise UsageError(told)
         self.problem, self.name = problem, name
         self.sites, self.batch, self.foldable = problem.sites, problem.batch, problem.foldable
         self.notes = problem.notes
@@ -123,6 +137,10 @@ class _At(Problem):
     def expected_loss(self, weights: Mapping[str, Tensor], offsets: Mapping[str, Tensor]) -> Tensor | None:
         """The problem's own."""
         return self.problem.expected_loss(weights, offsets)
+
+    def at(self, weights: Mapping[str, Tensor], name: str) -> Problem:
+        """The problem's own, at both names."""
+        return self.problem.at(weights, f"{self.name}, {name}")
 
     @property
     def label(self) -> str:
@@ -175,6 +193,13 @@ class Objective(OneSite):
     """
 
     def __init__(self, family: Family, theta: Tensor, f: Callable[[Tensor], Tensor], name: str = ""):
+        if not isinstance(family, Family):
+            raise UsageError(f"an Objective takes a law that is an object, such as lab.Bernoulli(); found {family!r}")
+        if not isinstance(theta, Tensor) or not theta.is_floating_point():
+            found = theta.dtype if isinstance(theta, Tensor) else type(theta).__name__
+            raise UsageError(
+                f"theta of an Objective is a tensor of real numbers, such as torch.tensor([0.1, 0.2]); found {found}"
+            )
         tail, shape = family.theta_shape, tuple(theta.shape)
         if len(shape) != 1 + len(tail) or shape[1:] != tail:
             axes = ", ".join(["units", *map(str, tail)])

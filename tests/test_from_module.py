@@ -933,7 +933,7 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (lambda: wrapped(body=lambda s, h: s.one(F.dropout(h, 0.01, True))), {}, r"its own forward\(\) draws"),
     (lambda: wrapped(body=noisy), {}, r"its own forward\(\) draws"),
     (lambda: wrapped(nn.RReLU()), {}, "RReLU 'part' draws"),
-    (lambda: wrapped(body=by_numpy), {}, "different losses on equal samples"),
+    (lambda: wrapped(body=by_numpy), {}, "different values on equal samples"),
     (lambda: wrapped(nn.BatchNorm1d(2)), {}, r"BatchNorm1d 'part' normalises over the batch.*eval\(\)"),
     (lambda: wrapped(nn.BatchNorm1d(2, track_running_stats=False)).eval(), {}, "'part' normalises over the batch"),
     (lambda: wrapped(body=stateful), {}, "keeps a state from call to call"),
@@ -1260,3 +1260,71 @@ def test_a_problem_in_a_file_is_found(tmp_path: Path) -> None:
     )
     for target in (str(file), f"{file}:problem"):
         assert [found.label for found in load_problems(target)] == ["mine"]
+
+
+class Spike(torch.nn.Module):
+    """A user's quantiser: draws what it is told to."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.draw = draw
+
+    def forward(self, theta):
+        return self.draw(theta)
+
+
+def quantised(draw):
+    torch.manual_seed(5)
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), Spike(draw), torch.nn.Linear(4, 2))
+    return lab.from_module(
+        net, torch.nn.CrossEntropyLoss(reduction="none"), (torch.randn(3, 3), torch.tensor([0, 1, 1])),
+        sites={"1": lab.Bernoulli()},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("draw", "said"),
+    [
+        (lambda t: 2 * torch.bernoulli(t.sigmoid()) - 1, "draws values that Bernoulli"),
+        (lambda t: torch.bernoulli((5 * t).sigmoid()), "the mean of what site '1' draws"),
+        (lambda t: (t > 0).to(t), "the mean of what site '1' draws"),
+    ],
+)
+def test_submodules_that_draw_otherwise_than_said_are_refused(draw, said):
+    with pytest.raises(lab.UsageError, match=said):
+        quantised(draw)
+
+
+def test_a_straight_through_submodule_is_taken_and_its_noise_split():
+    problem = quantised(lambda t: torch.bernoulli(t.sigmoid()) + t.sigmoid() - t.sigmoid().detach())
+    assert [s.name for s in problem.sites] == ["1"]
+    split = lab.split_noise(problem, StraightThrough(), minibatch=2, replicates=8, minibatches=8)
+    assert 0 < split.part().shares["numerical"].value < 1e-6
+    found = problem.at({k: v.double() for k, v in problem.weights().items()}, "double").at(problem.weights(), "back")
+    again, once = lab.Truth.exact(found).mean, lab.Truth.exact(problem).mean
+    for key, g in once.items():
+        np.testing.assert_array_equal(again[key], g)
+
+
+def test_a_submodule_that_changes_the_shape_is_no_site():
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+    batch = torch.randn(3, 3), torch.tensor([0, 1, 1])
+    with pytest.raises(lab.UsageError, match=r"returns \[3, 4\] for theta \[3, 3\]"):
+        lab.from_module(net, torch.nn.CrossEntropyLoss(reduction="none"), batch, sites={"0": lab.Bernoulli()})
+
+
+def test_state_that_only_theta_shows_is_named():
+    class Leaky(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.down = torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)
+            self.spike, self.v = lab.nn.Stochastic(lab.Bernoulli()), 0.0
+
+        def forward(self, x):
+            self.v = (0.5 * self.v + self.up(x)).detach() + self.up(x) * 0
+            return self.down(self.spike(self.v))
+
+    with pytest.raises(lab.UsageError, match="keeps a state from call to call"):
+        lab.from_module(
+            Leaky(), torch.nn.CrossEntropyLoss(reduction="none"), (torch.randn(3, 3), torch.tensor([0, 1, 1]))
+        )
