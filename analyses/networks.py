@@ -14,7 +14,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 import estimator_lab as lab
 from estimator_lab.attribution import Attribution, Deepening
-from estimator_lab.diagnosis import command_line, writable
+from estimator_lab.diagnosis import writable
 from estimator_lab.estimators import (
     DisARM,
     LeaveOneOut,
@@ -155,15 +155,24 @@ def measure(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
         many = 8 if quick else 64
         network = lab.problems.DigitsClassifier(batch=64)
         splits.append(lab.split_noise(network, e, minibatch=16, replicates=many, minibatches=many))
+    command = "python analyses/networks.py" + " --quick" * quick
     return {
         "created": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "command": command_line(),
+        "command": command,
         "networks": described,
-        "diagnosis": plain(gather(findings, "Networks", margin=MARGIN, alpha=ALPHA)),
+        "diagnosis": plain(
+            gather([slim(f) for f in findings], "Networks", margin=MARGIN, alpha=ALPHA, command=command)
+        ),
         "causes": plain(causes),
         "depth": plain(deep),
         "splits": plain(splits),
     }
+
+
+def slim(finding: Finding) -> Finding:
+    """Without what the report does not show: single units and weights, and curves."""
+    rows = tuple(replace(r, scores=(), spread=()) for r in finding.rows if r.level != "weight")
+    return replace(finding, rows=rows, curves={}, units={})
 
 
 def describe(network: lab.Problem, truth: lab.Truth, seconds: float) -> dict[str, Any]:
@@ -341,7 +350,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.out.mkdir(parents=True, exist_ok=True)
             if not options.report:
                 results = measure(options.quick, lambda what: print(what, file=sys.stderr, flush=True))
-                path.write_text(json.dumps(results, ensure_ascii=False, indent=1), encoding="utf-8")
+                path.write_text(json.dumps(results, ensure_ascii=False), encoding="utf-8")
             path.with_suffix(".pdf").write_bytes(render(json.loads(path.read_text(encoding="utf-8"))))
     except lab.LabError as error:
         print(f"networks: {error}", file=sys.stderr)
