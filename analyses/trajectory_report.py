@@ -2,19 +2,22 @@
 
 import math
 from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 from estimator_lab.finding import Row
 from estimator_lab.report.figures import trajectory as draw
-from estimator_lab.report.reading import estimate
-from estimator_lab.report.rounding import count, rounded
+from estimator_lab.report.reading import blind, estimate, gated, group_name, known
+from estimator_lab.report.rounding import ABSENT, count, rounded
 from estimator_lab.report.story import Block, chip, table, text
 from estimator_lab.report.study import Study, method
-from estimator_lab.report.wording import bias_interval, bias_percent, cosine, decibels, listed, percent, value
+from estimator_lab.report.wording import cosine, decibels, listed, needed, percent, value
 from estimator_lab.trajectories import Point, Trajectory
 
-EXAMPLES = ("training", "held-out")
-INTERVALS = "intervals of the bias hold for all pairs together, and the verdict is over all layers and sites"
+INTERVALS = (
+    "intervals of the bias hold for all pairs together. The verdict is over all layers and sites, and the place is that"
+    " of the largest bias found, with its own number"
+)
 
 
 class Course:
@@ -27,6 +30,7 @@ class Course:
         self.own = [p for p in found.points if p.trained_with == p.estimator]
         self.names = found.estimators
         self.runs = 1 + max(s.run for s in found.losses)
+        self.costs = {p.estimator: p.finding.losses for p in found.points}
 
     def at(self, points: Sequence[Point], estimator: str, step: int) -> Row | None:
         """The total of an estimator at a step; None where it could not be measured."""
@@ -49,23 +53,72 @@ def spread(values: Sequence[float]) -> str:
 
 
 # ---------------------------------------------------------------------- words
-def quality_words(c: Course, points: Sequence[Point], name: str) -> str:
-    """How bias, noise and cosine of an estimator went from the first checkpoint to the last."""
-    first, last = c.at(points, name, c.first), c.at(points, name, c.last)
-    if first is None or last is None:
-        return f"{name}: not measured at both ends."
-    noise = estimate(last, "variance")[0] / estimate(first, "variance")[0]
-    changed = "not comparable" if not math.isfinite(noise) else f"{rounded(noise, most=2)} times the first"
-    cosines = [cosine(row, "mean_cosine") for row in (first, last)]
+def change_words(c: Course, points: Sequence[Point]) -> str:
+    """How noise and cosine of the estimators went from the first checkpoint to the last."""
+    ends = {n: (c.at(points, n, c.first), c.at(points, n, c.last)) for n in c.names}
+    both = {n: (first, last) for n, (first, last) in ends.items() if first is not None and last is not None}
+    if not both:
+        return "No estimator was measured at both ends."
+    noise = {n: estimate(last, "variance")[0] / estimate(first, "variance")[0] for n, (first, last) in both.items()}
+    ratios = [r for r in noise.values() if math.isfinite(r)]
+    changed = (
+        f"the variance of one draw is {rounded(min(ratios), most=2)} to {rounded(max(ratios), most=2)} times that at"
+        f" step {c.first}, and "
+        if ratios
+        else ""
+    )
+    cosines = [
+        f"{n} {cosine(first, 'mean_cosine')} to {cosine(last, 'mean_cosine')}" for n, (first, last) in both.items()
+    ]
     return (
-        f"{name}: relative bias {bias(first)} at step {c.first}, {bias(last)} at step {count(c.last)}; variance "
-        f"{changed}; cosine of one draw with the true gradient {cosines[0]} to {cosines[1]}."
+        f"At step {count(c.last)} {changed}the cosine of one draw with the true gradient has gone from that at step"
+        f" {c.first} to: {'; '.join(cosines)}."
     )
 
 
 def bias(row: Row) -> str:
-    """The relative bias in per cent with its simultaneous interval."""
-    return f"{bias_percent(row)} % ({bias_interval(row)})"
+    """The relative bias in per cent with its simultaneous interval, all to one decimal."""
+    if blind(row):
+        return ABSENT
+    size = f"{100 * estimate(row, 'relative_bias')[0]:.1f}"
+    if known(row):
+        return f"{size} (exact)"
+    return f"{size} [{100 * row.low:.1f} to {100 * row.high:.1f}]" if gated(row) else size
+
+
+def where_found(p: Point) -> Row | None:
+    """The group with the largest of the biases that were found."""
+    rows = [r for r in p.finding.rows if r.tested and r.verdict.startswith("biased")]
+    return max(rows, key=lambda r: estimate(r, "relative_bias")[0], default=None)
+
+
+def short(row: Row) -> str:
+    """A group in a table."""
+    return f"{row.name} units" if row.level == "site" else group_name(row)
+
+
+def nothing_found(p: Point) -> bool:
+    """Whether an estimator that claims no bias showed none, without being shown to have none."""
+    return p.finding.claim is True and p.finding.verdict == "undecided"
+
+
+def open_words(points: Sequence[Point]) -> str:
+    """What it would take to decide where no bias was found of unbiased estimators."""
+    rows = [r for p in points if nothing_found(p) for r in p.finding.rows if r.tested and r.verdict == "undecided"]
+    draws = [r.needed for r in rows if r.needed]
+    truths = [r.truth_needed for r in rows if r.truth_needed]
+    if not rows:
+        return ""
+    takes = [
+        f"{needed(median(found))} draws of {of} in half of these groups and {needed(max(found))} in all of them"
+        for found, of in ((draws, "the estimator"), (truths, "the truth"))
+        if found
+    ]
+    enough = f" To decide would take {', or, where the truth is too noisy, '.join(takes)}." if takes else ""
+    return (
+        "“None found” stands for an estimator that claims no bias and showed none, while in some group a bias above the"
+        f" margin cannot be excluded.{enough}"
+    )
 
 
 def biased(c: Course, points: Sequence[Point]) -> dict[str, list[int]]:
@@ -98,17 +151,50 @@ def ranking(c: Course) -> list[str]:
     return sorted((n for n in c.found.trainings if c.final("held-out", n)), key=lambda n: mean(c.final("held-out", n)))
 
 
-def ranked_words(c: Course) -> str:
-    """Which training got furthest, and whether their runs overlap."""
+def overlapping(c: Course, on: str = "held-out") -> list[list[str]]:
+    """Trainings in order of their mean final loss, those together whose ranges over the runs form one stretch."""
+    groups: list[list[str]] = []
+    reach = -math.inf
+    for name in sorted(ranking(c), key=lambda n: min(c.final(on, n))):
+        ends = c.final(on, name)
+        if groups and min(ends) <= reach:
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+        reach = max(reach, *ends)
     order = ranking(c)
-    best, worst = order[0], order[-1]
-    ends = [c.final("held-out", n) for n in (best, worst)]
-    runs = f"{c.runs} runs each" if c.runs > 1 else "one run each"
-    apart = "no run of the one reaches a run of the other" if max(ends[0]) < min(ends[1]) else "their runs overlap"
+    return [sorted(g, key=order.index) for g in groups]
+
+
+def headline(c: Course) -> str:
+    """Which trainings are not told apart."""
+    scope = f"after {count(c.last)} steps at one learning rate"
+    if c.runs < 2:
+        return f"One run each: no training is distinguished from another {scope}."
+    groups = overlapping(c)
+    same = [listed(g) for g in groups if len(g) > 1]
+    if not same:
+        return f"Ranges of the held-out loss over {c.runs} seeds are disjoint {scope}."
+    return f"Trainings with {'; and those with '.join(same)} are not distinguished {scope}."
+
+
+def ranked_words(c: Course) -> str:
+    """Final losses on held-out examples, by stretches of overlapping ranges, with what a step costs."""
+    said = []
+    for group in overlapping(c):
+        ends = [v for n in group for v in c.final("held-out", n)]
+        said.append(f"{listed(f'{n} ({losses_of(c, n)})' for n in group)} {min(ends):.3f} to {max(ends):.3f}")
+    seeds = f"ranges over {c.runs} seeds; those that overlap together" if c.runs > 1 else "one run each"
     return (
-        f"After {count(c.last)} steps {best} has the lowest expected loss on held-out examples, {spread(ends[0])}"
-        f" nats, and {worst} the highest, {spread(ends[1])} ({runs}; {apart})."
+        f"Expected loss on held-out examples after {count(c.last)} steps in nats ({seeds}; in brackets what a step"
+        f" costs): {'; '.join(said)}."
     )
+
+
+def losses_of(c: Course, name: str) -> str:
+    """Evaluations of the loss that a step takes."""
+    cost = rounded(c.costs.get(name, math.nan))
+    return f"{cost} {'loss' if cost == '1' else 'losses'}"
 
 
 def relation(c: Course) -> str:
@@ -129,7 +215,7 @@ def relation(c: Course) -> str:
 
 
 # ---------------------------------------------------------------------- sections
-def question(c: Course) -> list[Block]:
+def question(study: Study, c: Course) -> list[Block]:
     """What was asked and how it was answered."""
     scheme = c.found.settings["trainings"][c.reference]
     return [
@@ -139,6 +225,11 @@ def question(c: Course) -> list[Block]:
             f" {count(c.last)} steps with each of {listed(c.names)}: Adam with a step of 0.003, minibatches of 100,"
             " one draw of the estimator a step, the "
             f"same first weights in all trainings, {c.runs} seeds of minibatches and draws."
+        ),
+        study.figure(
+            draw.training([s for s in c.found.losses if s.on == "held-out"], ["held-out"], c.costs),
+            "Expected loss on held-out examples against the step and against evaluations of the loss.",
+            f"Expected loss in nats on the held-out examples; mean over {c.runs} runs, and their range.",
         ),
         text(
             f"At {len(c.found.steps)} checkpoints every estimator was measured at the weights of the first training "
@@ -156,32 +247,37 @@ def summary_table(c: Course, points: Sequence[Point], words: str) -> Block:
     """First, middle and last checkpoint."""
     steps = sorted({p.step for p in points})
     shown = list(dict.fromkeys([steps[0], steps[len(steps) // 2], steps[-1]]))
-    columns = [("Estimator", "left", "1fr"), ("Relative bias (%)", "right", "auto"), ("Variance", "right", "auto")]
-    columns += [("SNR (dB)", "right", "auto"), ("Cosine of a draw", "right", "auto"), ("of the mean", "right", "auto")]
-    columns += [("Descent", "right", "auto"), ("Verdict", "left", "auto")]
+    columns = [("Estimator", "left", "auto"), ("Bias (%)", "right", "auto"), ("Variance", "right", "auto")]
+    columns += [("SNR (dB)", "right", "auto"), ("Cosine", "right", "auto"), ("of mean", "right", "auto")]
+    columns += [("Verdict", "left", "auto"), ("Found at (%)", "left", "1fr")]
     parts = [(f"step {count(s)}", [line(p) for p in points if p.step == s]) for s in shown]
     return table(columns, parts, words)
 
 
 def line(p: Point) -> list[Any]:
     """One estimator at one checkpoint."""
-    row = p.finding.total
+    row, found = p.finding.total, where_found(p)
+    verdict = {"text": "none found", "tone": "calm"} if nothing_found(p) else None
     return [
         p.estimator,
-        f"{bias_percent(row)} [{bias_interval(row)}]",
+        bias(row),
         value(row, "variance"),
         decibels(row),
         cosine(row, "mean_cosine"),
         cosine(row, "cosine_of_mean"),
-        rounded(estimate(row, "descent")[0], most=3),
-        chip(p.finding.verdict, p.finding.claim is False),
+        verdict or chip(p.finding.verdict, p.finding.claim is False),
+        f"{short(found)} {bias(found)}" if found else "",
     ]
 
 
 def reference_section(study: Study, c: Course) -> list[Block]:
     """All estimators at the weights of one training."""
     return [
-        text(f"All estimators at the same weights, those of a training with {c.reference}.", verdict_words(c, c.along)),
+        text(
+            f"All estimators at the same weights, those of a training with {c.reference}.",
+            verdict_words(c, c.along),
+            open_words(c.found.points),
+        ),
         study.figure(
             draw.quality(c.along),
             "Six statistics of every estimator against the step of the reference training.",
@@ -219,29 +315,31 @@ def loss_section(study: Study, c: Course) -> list[Block]:
     """Losses along the trainings."""
     columns = [("Trained with", "left", "1fr"), ("Losses of a step", "right", "auto")]
     columns += [("Training examples", "right", "auto"), ("Held-out examples", "right", "auto")]
-    cost = {p.estimator: rounded(p.finding.losses) for p in c.found.points}
-    rows = [[n, cost.get(n, ""), spread(c.final("training", n)), spread(c.final("held-out", n))] for n in ranking(c)]
+    rows = [
+        [n, rounded(c.costs.get(n, math.nan)), spread(c.final("training", n)), spread(c.final("held-out", n))]
+        for n in ranking(c)
+    ]
     return [
         text(ranked_words(c), relation(c)),
         study.figure(
-            draw.training([s for s in c.found.losses if s.on in EXAMPLES], EXAMPLES),
-            "Expected loss on training and held-out examples against the step.",
-            f"Expected loss in nats; mean over {c.runs} runs, and their range.",
+            draw.training([s for s in c.found.losses if s.on == "training"], ["training"], c.costs),
+            "Expected loss on training examples against the step and against evaluations of the loss.",
+            f"Expected loss in nats on the training examples; mean over {c.runs} runs, and their range.",
         ),
         table(
             columns,
             [("", rows)],
             f"Expected loss in nats after {count(c.last)} steps, mean [range] over runs. A step costs as many"
-            " evaluations of the loss as the second column says; steps, not evaluations, are counted in the figures.",
+            " evaluations of the loss as the second column says.",
         ),
     ]
 
 
 def every_point(c: Course) -> Block:
     """All of it."""
-    columns = [("Step", "right", "auto"), ("Estimator", "left", "1fr"), ("Relative bias (%)", "right", "auto")]
+    columns = [("Step", "right", "auto"), ("Estimator", "left", "auto"), ("Bias (%)", "right", "auto")]
     columns += [("Variance", "right", "auto"), ("SNR (dB)", "right", "auto"), ("Cosine", "right", "auto")]
-    columns += [("of the mean", "right", "auto"), ("Descent", "right", "auto"), ("Verdict", "left", "auto")]
+    columns += [("of mean", "right", "auto"), ("Verdict", "left", "auto"), ("Found at (%)", "left", "1fr")]
     parts = [
         (f"trained with {name}", [[count(p.step), *line(p)] for p in c.found.of(trained_with=name)])
         for name in c.found.trainings
@@ -253,7 +351,6 @@ def render(found: Trajectory) -> bytes:
     """The PDF."""
     c = Course(found)
     scheme = found.settings["trainings"][c.reference]
-    order = ranking(c)
     estimators = {p.finding.estimator: p.finding for p in found.points}
     study = Study(
         kind="trajectory",
@@ -270,10 +367,10 @@ def render(found: Trajectory) -> bytes:
             ("Replicates", count(scheme["budget"]["replicates"])),
             ("Pairs", count(len(found.points))),
         ],
-        headline=f"Lowest held-out loss when trained with {order[0]}, highest with {order[-1]}.",
+        headline=headline(c),
         lines=[
             ("", [ranked_words(c)]),
-            (f"Along the training with {c.reference}", [quality_words(c, c.along, n) for n in c.names]),
+            (f"Along the training with {c.reference}", [verdict_words(c, c.along), change_words(c, c.along)]),
         ],
         methods=[method(name, f.about, f.claim) for name, f in estimators.items()],
         margin=scheme["margin"],
@@ -283,7 +380,7 @@ def render(found: Trajectory) -> bytes:
         environment=found.environment,
     )
     study.sections = [
-        ("The question", question(c)),
+        ("The question", question(study, c)),
         ("Estimators along one training", reference_section(study, c)),
         ("Each estimator along its own training", own_section(study, c)),
         ("What the trainings reach", loss_section(study, c)),

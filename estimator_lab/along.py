@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from estimator_lab import doors
 from estimator_lab.budget import Budget
 from estimator_lab.diagnosis import command_line, environment
 from estimator_lab.errors import MeasurementError, UsageError, in_a_line
@@ -67,8 +68,7 @@ class Scheme:
         if not self.estimators:
             raise UsageError("name at least one estimator")
         for e in self.estimators:
-            if not isinstance(e, Estimator):
-                raise UsageError(f"{e!r} is no estimator; pass an object of it, such as DisARM()")
+            doors.an_estimator(e, "a list of estimators")
         twice = [name for name, count in Counter(map(repr, self.estimators)).items() if count > 1]
         if twice:
             raise UsageError(f"{twice[0]} is the name of two estimators; give each its own repr")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from estimator_lab import doors
 from estimator_lab.chain import Key
 from estimator_lab.conclusion import percent
 from estimator_lab.errors import NotConverged, TooLarge, UsageError
@@ -49,6 +50,9 @@ RESOLVED = 0.5
 
 LEAST = 1e-4
 """Shares below this are not told apart in words."""
+
+CROSSED = 0.05
+"""An interaction below this share of the bias is not told in words."""
 
 REFERENCE, ALL, INTERACTION = "the reference", "all sites", "interaction"
 UNKNOWN = Estimate(math.nan, math.nan, math.nan)
@@ -120,6 +124,11 @@ class Attribution:
     alpha: float
     notes: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        return (
+            f"<Attribution of {self.estimator} on {self.problem}: {len(self.sites)} sites, {len(self.effects)} effects>"
+        )
+
     @cached_property
     def _index(self) -> dict[tuple[str, str, str, str], Effect]:
         return {(e.cause, e.kind, e.level, e.name): e for e in self.effects}
@@ -157,47 +166,74 @@ class Attribution:
         return pd.DataFrame(rows)
 
     def summary(self) -> str:
-        """Where the bias and the noise of each layer, and of all weights, come from: two sentences each."""
+        """Where the bias and the noise of each layer, and of all weights, come from: two sentences each.
+
+        Groups of which the same is said, such as the steps of a recurrence with the same weights, share a line.
+        """
         shown = [g for g in self.groups if g[0] == "layer"] or [g for g in self.groups if g[0] == "site"]
-        return "\n".join(self._sentence(*g) for g in [*shown, *(g for g in self.groups if g[0] == "total")])
+        lines: dict[str, list[tuple[str, str]]] = {}
+        for group in [*shown, *(g for g in self.groups if g[0] == "total")]:
+            lines.setdefault(self._sentence(*group), []).append(group)
+        return "\n".join(f"{_places(groups)}: {said}" for said, groups in lines.items())
 
     def _sentence(self, level: str, name: str) -> str:
         whole = self.effect(ALL, level, name)
         parts = [(site, self.effect(site, level, name)) for site in self.sites]
         size = whole.relative_bias
-        where = _place(level, name)
         if whole.verdict == "exact":
-            said = f"{where}: no bias"
+            said = "no bias"
         elif math.isnan(whole.share.value):
             known = math.isfinite(size.high)
-            said = f"{where}: no bias found, at most {_few(size.high)} %" if known else f"{where}: bias not estimable"
+            said = f"no bias found, at most {_few(size.high)} %" if known else "bias not estimable"
         else:
-            told = _listed([(e.share, site) for site, e in parts], "it")
-            said = f"{where}: a bias of {_told(size)} of the gradient's norm; {told}"
+            said = f"a bias of {_told(size)} of the gradient's norm"
+            if len(self.sites) > 1:
+                said += "; " + _listed([(e.share, site) for site, e in parts], "it")
             crossed = self.effect(INTERACTION, level, name).share
-            if len(self.sites) > 1 and abs(crossed.value) >= 0.005:
-                said += f"; {_told(crossed)} of it arises only where sites act together"
+            if len(self.sites) > 1 and abs(crossed.value) >= CROSSED:
+                said += (
+                    "; a separate count, with the estimator at one site at a time and the reference at all others,"
+                    f" leaves {_told(crossed)} of it to sites acting together"
+                )
         variance = whole.variance.value
         if not variance > 0:
             return f"{said}. {'No noise.' if variance == 0 else 'Its variance is not estimable.'}"
         own = self.effect(REFERENCE, level, name).variance.value
+        if len(self.sites) == 1:
+            return f"{said}." if own <= 0.005 * variance else f"{said}. Its variance is {_times(variance / own)}."
         if own <= 0.005 * variance:
             noise = _listed([(e.variance, site) for site, e in parts], "the variance", variance)
             return f"{said}. Of the noise, {noise}."
-        ratio = variance / own
-        size_of = "that" if abs(ratio - 1) < 0.005 else f"{ratio:.3g} times that"
-        noise = _listed([(e.variance, site) for site, e in parts], "it", variance)
-        return f"{said}. Its variance is {size_of} of the reference; {noise}."
+        noise = _listed([(e.variance, site) for site, e in parts], "it", variance, own)
+        return f"{said}. Its variance is {_times(variance / own)}; {noise}."
 
 
-def _listed(parts: Sequence[tuple[Estimate, str]], of: str, whole: float = 1.0) -> str:
-    """Parts of a whole from the largest to the smallest, without those that round to nothing."""
+def _times(ratio: float) -> str:
+    """A variance beside that of the reference."""
+    return f"{'that' if abs(ratio - 1) < 0.005 else f'{ratio:.3g} times that'} of the reference"
+
+
+def _listed(parts: Sequence[tuple[Estimate, str]], of: str, whole: float = 1.0, base: float = 0.0) -> str:
+    """Parts of a whole from the largest to the smallest, without those that round to nothing.
+
+    ``base`` is what the reference has of the whole, which together with all parts makes it up.
+    """
     shown = sorted(((e, name) for e, name in parts if not abs(e.value / whole) < 0.005), key=lambda p: -p[0].value)
     if not shown:
         return f"no single site adds to {of}"
     (first, name), *rest = shown
     said = [f"{_told(first, whole)} of {of} comes from {name}", *(f"{_told(e, whole)} from {n}" for e, n in rest)]
-    return ", ".join(said)
+    if base:
+        said.append(f"{_few(base / whole)} % is the reference's own")
+    values = [e.value / whole for e, _ in shown]
+    cancel = " (parts partly cancel)" if max(values) > 1.005 or min(values) < -0.005 or base > 1.005 * whole else ""
+    return ", ".join(said) + cancel
+
+
+def _places(groups: Sequence[tuple[str, str]]) -> str:
+    """Names of groups of which the same is said."""
+    names = [_place(*g) for g in groups]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} alike"
 
 
 def _place(level: str, name: str) -> str:
@@ -212,7 +248,9 @@ def _told(found: Estimate, unit: float = 1.0) -> str:
         return "an unknown part"
     if value and max(abs(value), abs(low), abs(high)) < LEAST:
         return "below 0.01 %"
-    return f"{_few(value)} %" + (f" [{_few(low)}, {_few(high)}]" if math.isfinite(low + high) and low < high else "")
+    return f"{_few(value)} %" + (
+        f" [{_few(low)}, {_few(high)}]" if math.isfinite(low + high) and _few(low) != _few(high) else ""
+    )
 
 
 def _few(value: float) -> str:
@@ -349,8 +387,10 @@ def attribute(
     """
     if not (margin > 0 and 0 < alpha < 1):
         raise UsageError(f"margin is positive and alpha between 0 and 1; found margin={margin}, alpha={alpha}")
-    if not isinstance(estimator, Estimator):
-        raise UsageError(f"{estimator!r} is no estimator; pass an object of it, such as DisARM()")
+    call = "attribute(estimator, on=problem)"
+    estimator, on = doors.an_estimator(estimator, call), doors.a_problem(on, call)
+    if reference is not None:
+        reference = doors.an_estimator(reference, call)
     reference = reference or reference_for(on)
     if reference.unbiased is not True:
         raise UsageError(f"a reference is unbiased; {reference!r} does not claim to be: use Exact() or the default")
@@ -613,6 +653,9 @@ class Deepening:
     depths: tuple[int, ...]
     findings: tuple[Finding, ...]
 
+    def __repr__(self) -> str:
+        return f"<Deepening of {self.estimator}: {', '.join(map(str, self.depths))} stochastic layers>"
+
     def to_frame(self) -> "pd.DataFrame":
         """Tidy frame: for every depth, layer and statistic its value and interval.
 
@@ -682,6 +725,8 @@ def deepening(
     Raises:
         UsageError: no problem, or two of the same depth.
     """
+    call = "deepening(estimator, [problem, ...])"
+    estimator, problems = doors.an_estimator(estimator, call), doors.problems(problems, call)
     depths = [len(p.sites) for p in problems]
     if not problems or len(set(depths)) < len(depths):
         raise UsageError(f"give problems with different numbers of sites, one for each depth; found depths {depths}")

@@ -1,6 +1,7 @@
 """How much may be drawn, and when to stop."""
 
 import math
+import re
 from dataclasses import dataclass
 
 from estimator_lab.errors import UsageError
@@ -21,6 +22,26 @@ MEMORY = 2.0**30
 """Bytes that one draw of several replicates may take, when nothing else is said."""
 
 
+SMALLEST_MEMORY = 2.0**20
+"""Bytes, at least: whoever asks for less has left out the unit."""
+
+
+def in_bytes(size: float | str) -> float:
+    """Bytes of a size: a number, or text such as "2GB", "500 MB" or "1KiB"; K, M, G, T are powers of 1024.
+
+    Raises:
+        UsageError: it is no size, or less than 1 MB.
+    """
+    found = re.fullmatch(r"\s*([0-9.]+(?:e\+?[0-9]+)?)\s*([kmgt]?)(?:i?b)?\s*", str(size), re.IGNORECASE)
+    try:
+        number = float(found[1]) * 2.0 ** (10 * " kmgt".index(found[2].lower() or " ")) if found else float(size)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(size, bool) or not number >= SMALLEST_MEMORY:
+        raise UsageError(f"a memory is at least 1 MB, in bytes or with a unit, such as 500MB or 2GB; found {size!r}")
+    return number
+
+
 @dataclass(frozen=True)
 class Budget:
     """A limit on the draws of each estimator on each problem, and what may end them sooner.
@@ -39,24 +60,25 @@ class Budget:
         precision: go on until a relative bias of this size would be found with probability 0.95 in every tested group,
             instead of until the verdict is settled.
         early: stop as soon as every verdict is settled (or the precision is reached).
-        memory: bytes that one draw of several replicates may take, about; blocks of draws that are larger are walked in
-            parts. Results do not depend on it, but for rounding. What is kept of the draws comes on top of it: moments
+        memory: bytes that one draw of several replicates may take, about, or text such as "2GB"; blocks of draws that
+            are larger are walked in parts. Results do not depend on it, but for rounding. What is kept of the draws comes on top of it: moments
             and batch means, at most 70 numbers of 8 bytes for every coordinate. An estimator that draws from torch's
             global random stream is not divided.
 
     Raises:
-        UsageError: a limit is not positive.
+        UsageError: a limit is not positive, or the memory below 1 MB.
     """
 
     replicates: int | None = None
     seconds: float | None = None
     precision: float | None = None
     early: bool = True
-    memory: float = MEMORY
+    memory: float | str = MEMORY
 
     def __post_init__(self) -> None:
         """Refuses what is not positive."""
-        for name in ("replicates", "seconds", "precision", "memory"):
+        object.__setattr__(self, "memory", in_bytes(self.memory))
+        for name in ("replicates", "seconds", "precision"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"{name} of a budget is positive; found {value!r}")

@@ -4,13 +4,12 @@ import argparse
 import contextlib
 import math
 import os
-import re
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -50,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     )
     study.add_argument(
         "--replicates",
-        type=_positive(int, "whole number"),
+        type=_positive(_whole, "whole number"),
         metavar="N",
         help="draws per pair at most (default: 65536; fewer for large gradients)",
     )
@@ -76,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     )
     study.add_argument(
         "--truth-replicates",
-        type=_positive(int, "whole number"),
+        type=_positive(_whole, "whole number"),
         default=2**14,
         metavar="N",
         help="draws of a truth that has to be estimated (default: 16384)",
@@ -140,10 +139,22 @@ def _positive(kind: Callable[[str], float], word: str, below: float = math.inf) 
     return parse
 
 
+def _whole(text: str) -> int:
+    """A whole number, also as 1e4."""
+    with contextlib.suppress(ValueError):
+        return int(text)
+    if not float(text).is_integer():
+        raise ValueError
+    return int(float(text))
+
+
 def _bytes(text: str) -> float:
-    found = re.fullmatch(r"([0-9.]+) ?([kMG]?)B?", text)
-    number = _positive(float, "size such as 500MB or 2GB")(found[1] if found else text)
-    return number * 2.0 ** (10 * " kMG".index(found[2] or " ") if found else 0)
+    from estimator_lab.budget import in_bytes
+
+    try:
+        return in_bytes(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -304,10 +315,12 @@ def _list(arguments: argparse.Namespace) -> int:
 
     rows: list[tuple[str, ...]] = []
     if arguments.what == "problems":
-        rows += [
-            (type(p).__name__, p.label, "networks" if p in problems.NETWORKS else "toys", _first_line(type(p)))
-            for p in (*problems.TOYS, *problems.NETWORKS)
-        ]
+        for p in (*problems.TOYS, *problems.NETWORKS):
+            table_of = "networks" if p in problems.NETWORKS else "toys"
+            again = bool(rows) and rows[-1][0].partition("(")[0] == type(p).__name__
+            name = f"{type(p).__name__}({_changed(p)})" if again else type(p).__name__
+            said = "the same with other arguments" if again else _first_line(type(p))
+            rows.append((name, p.label, table_of, said))
         heads: tuple[str, ...] = ("name", "label", "table", "what it is")
     elif arguments.what == "estimators":
         names = [n for n in estimators.__all__ if inspect.isclass(getattr(estimators, n))]
@@ -333,6 +346,12 @@ def _list(arguments: argparse.Namespace) -> int:
     console.width = console.width if console.is_terminal else 160
     console.print(table)
     return 0
+
+
+def _changed(problem: Any) -> str:
+    """Arguments that differ from the defaults, as they are written after ``--on``."""
+    own = [(f.name, f.default, getattr(problem, f.name)) for f in fields(problem) if f.init and f.repr]
+    return ", ".join(f"{name}={value!r}" for name, default, value in own if value != default)
 
 
 def _families(estimator: type) -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from estimator_lab.budget import MEMORY
+from estimator_lab import doors
+from estimator_lab.budget import MEMORY, in_bytes
 from estimator_lab.chain import Chain
 from estimator_lab.errors import MeasurementError
 from estimator_lab.estimator import Estimator
@@ -32,6 +33,10 @@ class WeightMoments:
     variance: Mapping[str, Array]
     replicates: int
 
+    def __repr__(self) -> str:
+        size = sum(v.size for v in self.mean.values())
+        return f"<WeightMoments: {size} entries of {len(self.mean)} weights, {self.replicates} draws>"
+
 
 @dataclass
 class _Running:
@@ -55,7 +60,7 @@ class _Running:
 
 
 def weight_moments(
-    problem: Problem, estimator: Estimator, replicates: int, *, seed: int = 0, memory: float = MEMORY
+    problem: Problem, estimator: Estimator, replicates: int, *, seed: int = 0, memory: float | str = MEMORY
 ) -> WeightMoments:
     """Mean and variance of every single weight's gradient.
 
@@ -69,13 +74,16 @@ def weight_moments(
         estimator: how.
         replicates: number of draws, at least 2, rounded up to whole blocks.
         seed: same seed, same result.
-        memory: bytes that all this may take, about; one draw is always made. It changes no result but for rounding.
+        memory: bytes that all this may take, about, or text such as "2GB"; one draw is always made. It changes
+            no result but for rounding.
 
     Raises:
         UsageError: a shape or a family does not fit.
         MeasurementError: a gradient is not finite, or the estimator mixes replicates.
     """
-    estimator = fit(estimator, problem, seed, FIT)
+    call = "weight_moments(problem, estimator, replicates)"
+    problem, limit = doors.a_problem(problem, call), in_bytes(memory)
+    estimator = fit(doors.an_estimator(estimator, call), problem, seed, FIT)
     Chain(problem, estimator, ("unit",)).check_mixing()
     chain = Chain(problem, estimator, ("weight",))
     with forked(0):
@@ -87,7 +95,7 @@ def weight_moments(
     plan = Plan(repr(problem), repr(estimator), "measure", "", dtype, ("weight",), seed, largest)
     # a draw is made of a late and an early share, and added to their sum
     each = chain.dtype.itemsize * (3 * size + chain.tally.losses * units * 16)
-    step = power_of_two((memory - 16 * size) / each)
+    step = power_of_two((limit - 16 * size) / each)
     flat = {k: v.new_zeros(2, v.numel(), dtype=torch.float64) for k, v in chain.weights.items()}
     running = {k: _Running(*t.unbind()) for k, t in flat.items()}
     blocks, count = plan.blocks(max(replicates, 2)), 0

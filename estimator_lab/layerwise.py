@@ -3,13 +3,14 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from estimator_lab.budget import MEMORY
+from estimator_lab import doors
+from estimator_lab.budget import MEMORY, in_bytes
 from estimator_lab.chain import Chain, Key
 from estimator_lab.errors import MeasurementError, UsageError
 from estimator_lab.estimator import Estimator
@@ -70,6 +71,17 @@ class LayerStatistics:
         """Statistics of one group, such as ``("layer", "h1")``, ``("weight", "w1")`` or ``("total", "weights")``."""
         return self.statistics[key]
 
+    def __repr__(self) -> str:
+        return f"<LayerStatistics: {len(self.statistics)} groups of {len(self.mean)} weights, {self.replicates} draws>"
+
+    def summary(self) -> str:
+        """A line for each group."""
+        shown = ("relative_bias", "variance", "snr", "mean_cosine")
+        return "\n".join(
+            f"{level} {name}: " + ", ".join(f"{k} {found[k].value:.3g}" for k in shown if k in found)
+            for (level, name), found in self.statistics.items()
+        )
+
     def to_frame(self) -> "pd.DataFrame":
         """Tidy frame: one row per group and statistic, with its interval."""
         import pandas as pd
@@ -82,14 +94,22 @@ class LayerStatistics:
         return pd.DataFrame(rows)
 
 
+class Expected(Protocol):
+    """What holds expected gradients, such as a ``Truth``."""
+
+    @property
+    def mean(self) -> Mapping[Key, Array]:
+        """Gradients by key."""
+
+
 def layer_statistics(
     problem: Problem,
     estimator: Estimator,
     replicates: int,
     *,
-    reference: Mapping[Key, Array] | None = None,
+    reference: "Mapping[Key, Array] | Expected | None" = None,
     seed: int = 0,
-    memory: float = MEMORY,
+    memory: float | str = MEMORY,
 ) -> LayerStatistics:
     """Size, variance and direction of the weight gradients of wide networks, layer by layer.
 
@@ -108,17 +128,20 @@ def layer_statistics(
         problem: what is differentiated.
         estimator: how.
         replicates: number of draws, at least 64, rounded up to whole blocks.
-        reference: a gradient for every weight, by ``("weight", name)``, such as ``Truth.mean``; it counts as exact.
+        reference: a ``Truth``, or a gradient for every weight by ``("weight", name)``; it counts as exact.
         seed: same seed, same result.
-        memory: bytes that the draws may take, about; changes no result but for rounding.
+        memory: bytes that the draws may take, about, or text such as "2GB"; changes no result but for rounding.
 
     Raises:
         UsageError: too few replicates, or the reference lacks a weight.
         MeasurementError: a gradient is not finite, or the estimator mixes replicates.
     """
+    call = "layer_statistics(problem, estimator, replicates)"
+    problem, estimator = doors.a_problem(problem, call), doors.an_estimator(estimator, call)
     if replicates < 2 * BATCHES:
         raise UsageError(f"intervals need at least {2 * BATCHES} replicates; found {replicates}")
-    run = LayerMeasurement.prepare(problem, estimator, reference, seed, memory)
+    given = None if reference is None else doors.numbers_by_key(reference)
+    run = LayerMeasurement.prepare(problem, estimator, given, seed, in_bytes(memory))
     batches, total = run.batches(replicates)
     count = batches.leaves
     means = {k: (t / count).cpu().numpy() for k, t in total.items()}

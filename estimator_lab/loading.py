@@ -69,14 +69,25 @@ def _load(target: str, table: Mapping[str, Any], kinds: tuple[type, ...], word: 
     module = _module(place)
     if name:
         if not hasattr(module, name):
-            raise UsageError(f"{place} has no {name!r}; it has {_names(_candidates(module, kinds))}")
+            raise UsageError(
+                f"{place} has no {name!r}; it has {_names(_candidates(module, kinds) | _functions(module))}"
+            )
         found = getattr(module, name)
-        if inspect.isfunction(found) and not inspect.signature(found).parameters:
+        if inspect.isfunction(found):
+            if inspect.signature(found).parameters:
+                raise UsageError(
+                    f"{target} is {found.__name__}{inspect.signature(found)}; a function must take no arguments"
+                )
             found = _called(found, target)
         if not _fits(found, kinds):
             raise UsageError(f"{target} is no {word}: derive it from estimator_lab.{kinds[0].__name__}")
         return _make(found, arguments, target)
     found = _candidates(module, kinds)
+    if not found and (makers := _functions(module)):
+        raise UsageError(
+            f"{place} holds no {word}, but functions without arguments ({_names(makers)}); name the one that makes it, "
+            f"as in {place}:{next(iter(makers))}"
+        )
     if len(found) != 1:
         problem = f"holds no {word}" if not found else f"holds {len(found)} {plural} ({_names(found)})"
         remedy = (
@@ -143,6 +154,12 @@ def _candidates(module: ModuleType, kinds: tuple[type, ...]) -> dict[str, object
     """Public classes and objects of the module's own that fit."""
     own = {k: v for k, v in vars(module).items() if not k.startswith("_") and _fits(v, kinds)}
     return {k: v for k, v in own.items() if not inspect.isclass(v) or v.__module__ == module.__name__}
+
+
+def _functions(module: ModuleType) -> dict[str, object]:
+    """Public functions of the module's own that take no arguments."""
+    own = {k: v for k, v in vars(module).items() if not k.startswith("_") and inspect.isfunction(v)}
+    return {k: v for k, v in own.items() if v.__module__ == module.__name__ and not inspect.signature(v).parameters}
 
 
 def _names(found: Mapping[str, object]) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from estimator_lab import doors
 from estimator_lab.budget import MEMORY
 from estimator_lab.chain import Chain, Key
 from estimator_lab.errors import MeasurementError, UsageError
@@ -369,6 +370,8 @@ def measure(
         UsageError: a shape or a family does not fit.
         MeasurementError: a gradient is not finite, or the estimator mixes replicates.
     """
+    call = "measure(problem, estimator, replicates)"
+    problem, estimator = doors.a_problem(problem, call), doors.an_estimator(estimator, call)
     return prepare(problem, estimator, seed=seed, wrt=wrt).run(replicates)
 
 

@@ -12,17 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from estimator_lab import doors
 from estimator_lab.along import BROKEN, Scheme, begun
 from estimator_lab.budget import Budget
 from estimator_lab.errors import UsageError, in_a_line
 from estimator_lab.estimator import Estimator
+from estimator_lab.nn import ModuleProblem
 from estimator_lab.noise import derive_seed, forked
 from estimator_lab.plan import fingerprint
-from estimator_lab.problem import Problem
+from estimator_lab.problem import Problem, unlike
 from estimator_lab.study import ALPHA, MARGIN, Terms
 from estimator_lab.trajectories import Failure, Point, Trajectory, settings_differ
 
 SCHEMA = 1
+CALL = "Probe(problem, [estimator, ...])"
 REPLICATES = 2**10
 """Draws of each estimator, and of a truth that has to be estimated."""
 
@@ -105,11 +108,13 @@ class Probe:
     ):
         if (every is not None and every < 1) or not overhead > 0:
             raise UsageError(f"every is at least 1 and overhead positive; found every={every}, overhead={overhead}")
+        if isinstance(problem, nn.Module | Estimator | type):
+            doors.a_problem(problem, CALL)
         if not isinstance(problem, Problem) and not callable(problem):
             raise UsageError(f"give the problem, or a function that makes it of weights; found {problem!r}")
         self.problem, self.every, self.overhead = problem, every, overhead
         terms = Terms(seed, Budget(replicates, early=False), margin, alpha, exact=False)
-        self._scheme = Scheme(tuple(estimators), terms, wrt, replicates)
+        self._scheme = Scheme(tuple(doors.estimators(estimators, CALL)), terms, wrt, replicates)
         settings = {"every": every, **self._scheme.settings}
         self.trajectory = begun("Estimators while training", settings)
         self.skipped, self.spent, self.trained = 0, 0.0, 0.0
@@ -182,24 +187,23 @@ class Probe:
                 raise UsageError(f"the function of weights gave {type(made).__name__}; return a Problem")
             return made
         own = self.problem.weights()
-        if lacking := [name for name in own if name not in weights]:
-            raise UsageError(
-                f"{self.problem!r} has weights {lacking}, the module has {list(weights)}; give a function that makes "
-                "the problem of the module's weights"
-            )
-        return self.problem.at({k: weights[k].to(v) for k, v in own.items()}, f"step {step}")
+        found = {k: weights[k].to(v) for k, v in own.items() if k in weights} or weights
+        if told := unlike(self.problem, found):
+            raise UsageError(f"{told}, or a function that makes the problem of the module's weights")
+        return self.problem.at(found, f"step {step}")
 
     def _stale(self, source: nn.Module | Mapping[str, Tensor]) -> tuple[str, ...]:
         """A note if buffers have changed, such as running means: a stored problem keeps those it was made with."""
         if not isinstance(source, nn.Module) or not isinstance(self.problem, Problem):
             return ()
         own = self.problem.weights()
-        marks = {
-            name: fingerprint({name: tensor.float()})
-            for name, tensor in source.named_buffers()
-            if tensor.is_floating_point() and name not in own
+        present = {
+            _plain(name, source): tensor for name, tensor in source.named_buffers() if tensor.is_floating_point()
         }
-        self._buffers = self._buffers or marks
+        marks = {name: _mark(tensor) for name, tensor in present.items() if name not in own}
+        if not self._buffers:
+            stored = _buffers_of(self.problem)
+            self._buffers = marks | {k: _mark(stored[k].to(present[k].dtype)) for k in marks if k in stored}
         changed = [name for name, mark in marks.items() if mark != self._buffers.get(name)]
         if not changed:
             return ()
@@ -259,14 +263,29 @@ def _copied(source: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
         tensors = source
     else:
         raise UsageError(f"give the module that is trained, or its weights by name; found {type(source).__name__}")
-    parallel = isinstance(source, nn.parallel.DataParallel | nn.parallel.DistributedDataParallel)
-    prefix = "module." if parallel else ""
     found = {}
     for name, tensor in tensors.items():
         if tensor.is_floating_point():
             dtype = torch.promote_types(tensor.dtype, torch.float32)
-            found[name.replace("_orig_mod.", "").removeprefix(prefix)] = tensor.detach().to(dtype, copy=True)
+            found[_plain(name, source)] = tensor.detach().to(dtype, copy=True)
     return found
+
+
+def _plain(name: str, source: object) -> str:
+    """A name without the prefixes of wrapped modules."""
+    parallel = isinstance(source, nn.parallel.DataParallel | nn.parallel.DistributedDataParallel)
+    return name.replace("_orig_mod.", "").removeprefix("module." if parallel else "")
+
+
+def _mark(tensor: Tensor) -> str:
+    return fingerprint({"": tensor.float()})
+
+
+def _buffers_of(problem: Problem) -> dict[str, Tensor]:
+    """Buffers of the module that a problem was made of; none for other problems."""
+    while isinstance(inner := getattr(problem, "problem", None), Problem):  # the same problem at other weights
+        problem = inner
+    return dict(problem._module.named_buffers()) if isinstance(problem, ModuleProblem) else {}
 
 
 @contextmanager

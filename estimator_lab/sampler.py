@@ -61,7 +61,7 @@ class GradientSampler:
         module: nn.Module,
         truth: "Mapping[str, Tensor] | GradientSampler | None" = None,
         *,
-        units: Sequence[str] = (),
+        units: Sequence[str] | str = (),
         unbiased: bool | None = None,
         name: str = "",
     ) -> Self:
@@ -85,8 +85,8 @@ class GradientSampler:
             module: has the parameters; several modules go into one ``nn.ModuleList``. Tied weights count once.
             truth: gradients by parameter name, or a sampler that is unbiased, such as ``from_step`` of an unbiased or
                 an exact step; gradients of units need a sampler. None for the truth of another sampler.
-            units: submodules, by name, whose outputs' gradients are drawn under ``("unit", name)``, by hooks that
-                exist during the call only. Outputs of one that is called several times are ``name[0]``, ``name[1]``.
+            units: submodules, one name or several, whose outputs' gradients are drawn under ``("unit", name)``, by
+                hooks that exist during the call only. Outputs of one that is called several times are ``name[0]``, ``name[1]``.
             unbiased: the claim to hold it to, if any.
             name: what reports call it; by default the step's name.
 
@@ -95,6 +95,7 @@ class GradientSampler:
                 weight or left no gradient, or an intermediate value has none.
         """
         label = name or getattr(step, "__qualname__", type(step).__qualname__)
+        units = (units,) if isinstance(units, str) else units
         return cls(_Step(step, module, tuple(units), label), truth, label, unbiased)
 
     @property

@@ -6,14 +6,20 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from estimator_lab.budget import Budget
+import torch
+from torch import nn
+
+from estimator_lab import doors
+from estimator_lab.budget import Budget, in_bytes
+from estimator_lab.chain import Key
 from estimator_lab.diagnosis import Diagnosis, command_line, environment, ratios
-from estimator_lab.errors import UsageError
+from estimator_lab.errors import MeasurementError, UsageError
 from estimator_lab.estimator import Estimator, about
 from estimator_lab.evaluation import find, under_test
 from estimator_lab.expectation import expectation
 from estimator_lab.finding import Finding
 from estimator_lab.measurement import Measurement, prepare, prepare_sampler
+from estimator_lab.noise import MonteCarlo, derive_seed, forked
 from estimator_lab.problem import Problem
 from estimator_lab.sampler import GradientSampler
 from estimator_lab.statistics import Group, Looks, detectable
@@ -26,6 +32,7 @@ Progress = Callable[[str, int, int], None]
 
 MARGIN = 0.05
 ALPHA = 0.01
+COMPARE = "compare([estimator, ...], on=problem)"
 SHOWN = 2**12
 """Draws that show convergence and cost where the expectation is known and nothing has to be decided by them."""
 
@@ -111,6 +118,7 @@ def _examine_sampler(
     sampler: GradientSampler, terms: Terms, truth_replicates: int, progress: Progress | None
 ) -> Finding:
     if isinstance(sampler.truth, GradientSampler):
+        _compare_sides(sampler, sampler.truth, terms.seed)
         truth = Truth.sampled(sampler.truth, truth_replicates, terms.seed)
     else:
         truth = Truth.given({("weight", k): v.detach().cpu().double().numpy() for k, v in sampler.truth.items()})
@@ -118,6 +126,33 @@ def _examine_sampler(
     return terms.find(
         measurement, truth, sampler, "black box", time.monotonic() + (terms.budget.seconds or math.inf), progress
     )
+
+
+def _compare_sides(sampler: GradientSampler, truth: GradientSampler, seed: int) -> None:
+    """Draws once from each side, so that a mistake is told before a long truth is drawn.
+
+    Raises:
+        UsageError: names or shapes differ.
+        MeasurementError: a gradient is not finite.
+    """
+    sides: list[dict[Key, list[int]]] = []
+    for side in (sampler, truth):
+        with forked(derive_seed("sides", seed)):
+            drawn = side.draw(1, MonteCarlo("sides", seed))
+        if wrong := [name for (_, name), g in drawn.items() if not torch.isfinite(g).all()]:
+            raise MeasurementError(
+                f"{side!r}: gradients of {wrong} are NaN or infinite in the first draw; look for saturated "
+                "probabilities, log(0) or a division by zero"
+            )
+        sides.append({k: list(v.shape[1:]) for k, v in drawn.items()})
+    own, other = sides
+    told = [f"{k[1]!r} has shape {own[k]} and {other[k]}" for k in own if k in other and own[k] != other[k]]
+    if lacking := [k[1] for k in own if k not in other]:
+        told.append(f"the truth lacks {lacking}")
+    if told:
+        raise UsageError(
+            f"{sampler!r} and its truth {truth!r} do not fit: {'; '.join(told)}; return equal names and shapes"
+        )
 
 
 def diagnose(
@@ -165,8 +200,9 @@ def diagnose(
         terms = Terms(seed, _budget(budget, True), margin, alpha)
         found = _examine_sampler(estimator, terms, truth_replicates, progress)
         return gather([found], estimator.label, margin=margin, alpha=alpha)
+    several = "use lab.compare for several"
     return compare(
-        [estimator],
+        [doors.an_estimator(estimator, "diagnose(estimator, on=problem)", several)],
         on,
         seed=seed,
         budget=_budget(budget, True),
@@ -224,7 +260,15 @@ def compare(
     """
     from estimator_lab.problems import TOYS
 
-    problems = list(TOYS if on is None else on if isinstance(on, Sequence) else [on])
+    if isinstance(estimators, GradientSampler):
+        estimators = [estimators]  # type: ignore[list-item]
+    if isinstance(estimators, Iterable):
+        estimators = list(estimators)
+        if samplers := [e for e in estimators if isinstance(e, GradientSampler)]:
+            raise UsageError(f"{samplers[0]!r} brings its own problem and truth; lab.diagnose it on its own")
+    estimators = doors.estimators(estimators, COMPARE)
+    several = isinstance(on, Iterable) and not isinstance(on, str | nn.Module)
+    problems = list(TOYS) if on is None else doors.problems(on, COMPARE) if several else [doors.a_problem(on, COMPARE)]
     if truth is not None and len(problems) != 1:
         raise UsageError(f"a truth belongs to one problem; {len(problems)} were given")
     if not estimators or not problems:
@@ -234,9 +278,6 @@ def compare(
         names = [repr(x) for x in named]
         if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
             raise UsageError(f"{twice[0]} is the name of two; names seed and label the draws: give each its own repr")
-    for given in (*estimators, *problems):
-        if isinstance(given, type):
-            raise UsageError(f"{given.__name__} is a class; pass an object of it, such as {given.__name__}()")
     terms = Terms(seed, _budget(budget, False), margin, alpha, exact=exact)
     refusals = [[misfit(e, p) for p in problems] for e in estimators]
     skipped: list[str] = []
@@ -270,7 +311,7 @@ def compare(
                 if progress:
                     progress(f"{e.label} on {problem.label}", 0, 0)
                 measurement = prepare(
-                    problem, e, seed=seed, wrt=wrt, reference=against.mean, memory=terms.budget.memory
+                    problem, e, seed=seed, wrt=wrt, reference=against.mean, memory=in_bytes(terms.budget.memory)
                 )
                 now = time.monotonic()
                 deadline = now + (end - now) / (count - len(findings))

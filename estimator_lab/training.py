@@ -7,6 +7,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from estimator_lab import doors
 from estimator_lab.chain import Chain
 from estimator_lab.errors import MeasurementError, TooLarge, UsageError
 from estimator_lab.estimator import Estimator
@@ -55,6 +56,17 @@ class Training:
         optimiser: Callable[[Sequence[Tensor]], torch.optim.Optimizer] | None = None,
         seed: int = 0,
     ):
+        call = "Training(problem, estimator)"
+        problem, estimator = doors.a_problem(problem, call), doors.an_estimator(estimator, call)
+        if optimiser is not None and not callable(optimiser):
+            raise UsageError(
+                "optimiser is a function of the weights, such as lambda weights: torch.optim.SGD(weights, lr=0.1); "
+                f"found {type(optimiser).__name__}"
+            )
+        if batches is not None and not callable(batches):
+            raise UsageError(
+                f"batches is a function of the step that returns the problem on a minibatch; found {batches!r}"
+            )
         self.problem, self.seed, self.step = problem, seed, 0
         self.estimator = fit(estimator, problem, seed, FIT)
         if batches is not None and self.estimator.fitted:
@@ -123,6 +135,7 @@ def expected_loss(problem: Problem, replicates: int = REPLICATES, seed: int = 0)
     Raises:
         UsageError: fewer than two draws, of which no interval can be made.
     """
+    problem = doors.a_problem(problem, "expected_loss(problem)")
     if replicates < 2:
         raise UsageError(f"an expected loss takes at least 2 replicates; found {replicates}")
     with forked(derive_seed("loss", seed)):

@@ -53,6 +53,9 @@ class Truth:
     record: Record | None = None
     estimator: Estimator | None = None
 
+    def __repr__(self) -> str:
+        return f"<Truth of {len(self.mean)} gradients, {self.words}>"
+
     @classmethod
     def exact(cls, problem: Problem, wrt: tuple[str, ...] = ("unit", "weight"), nodes: int = 64) -> Self:
         """The closed form, if the problem has one; else sums over all states, or quadrature for Gaussian sites.

@@ -353,6 +353,12 @@ def test_an_unbiased_estimator_stays_unbiased_with_depth(chains: list[Problem]) 
     assert (frame[frame["statistic"] == "relative_bias"]["value"] == 0).all()
 
 
+def test_results_have_short_names(chains: list[Problem]) -> None:
+    split = split_noise(chains[0], StraightThrough(), minibatch=1, minibatches=8, replicates=2, numerical=False)
+    for result in (attribute(StraightThrough(), chains[0]), deepening(StraightThrough(), chains[:2], budget=64), split):
+        assert repr(result).startswith(f"<{type(result).__name__} of ST") and len(repr(result)) < 120
+
+
 def test_one_problem_for_each_depth() -> None:
     for problems in ([], [Deep(2), Deep(2, 3)]):
         with pytest.raises(UsageError, match="one for each depth"):

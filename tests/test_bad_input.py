@@ -148,7 +148,7 @@ def test_an_estimator_on_the_wrong_family(fails):
         *[
             (["diagnose", "Rebar", f"--{option}", value], (f"--{option}", repr(value)))
             for option, values in {
-                "replicates": ["0", "-3", "1e5", "x", "nan"],
+                "replicates": ["0", "-3", "1.5", "1e-3", "x", "nan", "inf"],
                 "margin": ["0", "-1", "nan", "inf", "x"],
                 "alpha": ["0", "1", "1.5", "nan", "-0.1"],
                 "seed": ["x"],
@@ -439,3 +439,104 @@ def test_a_class_in_the_place_of_an_object():
         lab.diagnose(lab.estimators.DisARM, on=lab.problems.OneBit())
     with pytest.raises(lab.UsageError, match="OneBit is a class"):
         lab.diagnose(lab.estimators.DisARM(), on=lab.problems.OneBit)
+
+
+ST, P = lab.estimators.StraightThrough(), lab.problems.OneBit()
+SGD = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1)
+MODULE = torch.nn.Linear(1, 1)
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda: lab.diagnose([ST, ST], on=P), "use lab.compare for several"),
+        (lambda: lab.diagnose(P, on=ST), r"the order is diagnose\(estimator, on=problem\)"),
+        (lambda: lab.diagnose(ST, on=ST), "is an estimator and no Problem"),
+        (lambda: lab.diagnose(ST, on=MODULE), "no Problem; wrap a module with lab.from_module"),
+        (lambda: lab.diagnose(ST, on=[MODULE]), "lab.from_module"),
+        (lambda: lab.diagnose(ST, on=torch.nn.Sequential(MODULE)), "lab.from_module"),
+        (lambda: lab.diagnose(ST, on="OneBit"), "'OneBit' is a text and no Problem"),
+        (lambda: lab.diagnose(ST, on=3), "found int, no Problem"),
+        (lambda: lab.diagnose("ST", on=P), "'ST' is no estimator"),
+        (lambda: lab.compare(ST), r"give a list of estimators; found ST|give a list of estimators; found Straight"),
+        (lambda: lab.compare([ST, P], on=P), "is a problem and no estimator"),
+        (lambda: lab.compare("ST", on=P), "give a list of estimators; found 'ST'"),
+        (lambda: lab.compare([], on=P), "at least one estimator"),
+        (lambda: lab.compare([ST], on=[]), "one problem"),
+        (lambda: lab.Probe(P, ST), "give a list of estimators"),
+        (lambda: lab.Probe(MODULE, [ST]), "lab.from_module"),
+        (lambda: lab.Probe([P], [ST]), "give the problem"),
+        (lambda: lab.Probe(ST, [P]), r"the order is Probe\(problem"),
+        (lambda: lab.deepening(ST, P), "give a list of problems"),
+        (lambda: lab.deepening([P], ST), "no estimator"),
+        (lambda: lab.Training(MODULE, ST), "lab.from_module"),
+        (lambda: lab.Training(ST, P), r"the order is Training\(problem, estimator\)"),
+        (
+            lambda: lab.Training(P, ST, optimiser=SGD),
+            "a function of the weights, such as lambda weights: .*; found SGD",
+        ),
+        (lambda: lab.Training(P, ST, batches=P), "batches is a function of the step"),
+        (lambda: lab.expected_loss(MODULE), "lab.from_module"),
+        (lambda: lab.split_noise(ST, P, minibatch=1), r"the order is split_noise\(problem, estimator"),
+        (lambda: lab.layer_statistics(ST, P, 64), r"the order is layer_statistics\(problem, estimator"),
+        (lambda: lab.weight_moments(ST, P, 64), r"the order is weight_moments\(problem, estimator"),
+        (lambda: lab.measure(ST, P, 64), r"the order is measure\(problem, estimator"),
+        (lambda: lab.attribute(P, ST), r"the order is attribute\(estimator, on=problem\)"),
+        (lambda: lab.attribute(ST, MODULE), "lab.from_module"),
+        (
+            lambda: lab.Objective(lab.Bernoulli(), [0.1, 0.2], torch.sum),
+            r"such as torch.tensor\(\[0.1, 0.2\]\); found list",
+        ),
+        (lambda: lab.Objective(lab.Bernoulli(), torch.tensor([1]), torch.sum), "found torch.int64"),
+        (lambda: lab.Objective(lab.Bernoulli, torch.zeros(2), torch.sum), r"such as lab.Bernoulli\(\)"),
+        (lambda: P.at({"theta": torch.zeros(3)}, "x"), r"'theta' has shape \[1\], found \[3\]; give"),
+        (lambda: P.at({"module.theta": torch.zeros(1)}, "x"), "give those of model.module"),
+        (lambda: P.at({}, "x"), r"has weights \['theta'\], which were not given"),
+        (lambda: P.at({**P.weights(), "b": torch.zeros(1)}, "x"), r"has no weights \['b'\]"),
+        (lambda: lab.DropIn(Spike), "give Spike.apply"),
+        (lambda: lab.DropIn(3), "found int"),
+    ],
+)
+def test_what_is_no_estimator_or_problem_is_told_at_every_door(ask, words):
+    with pytest.raises(lab.UsageError, match=words) as caught:
+        ask()
+    assert "\n" not in str(caught.value)
+
+
+def test_only_the_weights_that_differ_are_named():
+    problem = lab.problems.TwoLayer()
+    wrong = dict(problem.weights())
+    name = next(iter(wrong))
+    wrong[name] = torch.zeros(9)
+    with pytest.raises(lab.UsageError) as caught:
+        problem.at(wrong, "x")
+    assert repr(name) in str(caught.value) and not any(repr(k) in str(caught.value) for k in list(wrong)[1:])
+
+
+class Spike(torch.autograd.Function):
+    """A step with the derivative of the identity."""
+
+    @staticmethod
+    def forward(ctx, theta):
+        return (theta > 0).to(theta)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+def test_labels_name_the_function_and_stay_short():
+    assert lab.DropIn(Spike.apply).label == "DropIn(Spike)"
+    many = lab.PerSite({f"h{i}": lab.estimators.Rebar(temperature=0.1 * (i + 1)) for i in range(20)}, ST)
+    assert len(many.label) < 120 and "18 more" in many.label and len(repr(many)) > 500
+    assert "elsewhere" in many.label and "at 2 sites" in lab.PerSite({"a": ST, "b": ST}).label
+
+
+def test_functions_are_among_the_candidates(fails):
+    Path("mine.py").write_text(
+        HEAD + "def make(): return lab.problems.OneBit()\ndef sized(n): return lab.problems.OneBit()\n"
+    )
+    fails(3, small("Reinforce", "mine.py:nope"), "mine.py has no 'nope'; it has make")
+    fails(3, small("Reinforce", "mine.py"), "(make)", "name the one that makes it, as in mine.py:make")
+    fails(3, small("Reinforce", "mine.py:sized"), "sized(n); a function must take no arguments")
+    assert main(small("Reinforce", "mine.py:make")) == 0

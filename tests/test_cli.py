@@ -94,6 +94,19 @@ def test_lists_are_complete(what, capsys):
     assert "  what it is" in out.splitlines()[0]
 
 
+def test_listed_problems_are_told_apart(capsys):
+    assert main(["list", "problems"]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert sum(line.startswith("SigmoidBeliefNetwork ") for line in lines) == 1
+    assert any(line.startswith("SigmoidBeliefNetwork(hidden=(32, 32)) ") for line in lines)
+    assert len(set(lines)) == len(lines)
+
+
+def test_replicates_as_a_power_of_ten():
+    main(["diagnose", "Reinforce", "--on", "OneBit", "--replicates", "1e3", "--out", "r.json", "--sampled"])
+    assert Diagnosis.load("r.json").findings[0].planned == 1000
+
+
 # ---------------------------------------------------------------------- diagnose
 @pytest.mark.parametrize(
     ("target", "code", "words"),

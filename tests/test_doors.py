@@ -211,6 +211,31 @@ def test_a_submodule_called_twice_has_two_units():
     torch.testing.assert_close(total, draws["weight", "0.bias"][0])
 
 
+def test_one_unit_by_its_name():
+    assert ("unit", "encoder") in box(Network(), units="encoder").draw(1, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        ({"w": torch.ones(3)}, lab.UsageError, r"'w' has shape \[2\] and \[3\]"),
+        ({"v": torch.ones(2)}, lab.UsageError, r"the truth lacks \['w'\]"),
+        ({"w": torch.tensor([1.0, torch.inf])}, lab.MeasurementError, r"\['w'\] are NaN or infinite in the first draw"),
+    ],
+)
+def test_mistakes_are_told_before_a_long_truth_is_drawn(given, error, words):
+    calls = []
+
+    def truth():
+        calls.append(0)
+        return given
+
+    sampler = GradientSampler(lambda: {"w": torch.rand(2)}, GradientSampler(truth))
+    with pytest.raises(error, match=words):
+        lab.diagnose(sampler, budget=64)
+    assert len(calls) == 1
+
+
 def test_half_precision_is_widened():
     net = nn.Linear(2, 1).to(torch.bfloat16)
     sampler = GradientSampler.from_step(

@@ -674,6 +674,21 @@ def test_buffers_that_a_stored_problem_does_not_follow_are_noted():
     assert set(seen) == {"w1", "w2", "v", "tied", "mean"}
 
 
+@pytest.mark.parametrize("moved", [False, True])
+def test_buffers_that_were_stale_from_the_start_are_noted(moved):
+    module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), lab.nn.Stochastic(lab.Bernoulli()), nn.Linear(2, 1))
+    module.eval()
+    problem = lab.from_module(module, lambda y, t: (y[:, 0] - t).square(), (torch.randn(3, 2), torch.randn(3)))
+    if moved:
+        module[1].running_mean += 1
+    for measured in (problem, problem.at(problem.weights(), "again")):
+        points = Probe(measured, PAIR, replicates=64).step(0, nn.DataParallel(module))
+        assert points
+        for point in points:
+            noted = any("'1.running_mean'" in note for note in point.finding.notes)
+            assert noted is moved
+
+
 def test_a_probe_tells_mistakes():
     with pytest.raises(lab.UsageError, match="every is at least 1"):
         probe(every=0)
@@ -771,8 +786,13 @@ def test_a_folder_of_tensorboard(course, tmp_path):
 def test_figures_show_every_point(course):
     figure = draw.quality(course.points)
     axes = figure.axes
-    assert [ax.get_title("left") for ax in axes] == [q.title for q in draw.QUALITIES]
-    for ax in axes:
+    titles = [q.title for q in draw.QUALITIES]
+    assert [ax.get_title("left") for ax in axes if ax.get_visible()] == titles[:-1]
+    assert "probability of descent not drawn: above 0.99 everywhere" in figure.get_supxlabel()
+    unsure = replace(course.points[0].finding.total.statistics["descent"], value=0.9)
+    worse = [_with_descent(course.points[0], unsure), *course.points[1:]]
+    assert [ax.get_title("left") for ax in draw.quality(worse).axes] == titles
+    for ax in axes[:-1]:
         assert sorted(len(line.get_xdata()) for line in ax.lines)[-1] == 3
     variance = {p.step: p.finding.total.statistics["variance"].value for p in course.of(estimator="ST")}
     np.testing.assert_allclose(axes[1].lines[0].get_ydata(), [variance[s] for s in (0, 3, 10)])
@@ -780,7 +800,17 @@ def test_figures_show_every_point(course):
     assert [ax.get_title("left").split(":")[0] for ax in layers.axes] == ["h1"] * 3 + ["h2"] * 3
     ax = draw.losses(course.losses, "batch")
     np.testing.assert_allclose(ax.lines[0].get_ydata(), [s.value.value for s in course.losses])
-    assert draw.training(course.losses, ["batch"]).axes
+    costs = {s.trained_with: 4.0 for s in course.losses}
+    ax = draw.losses(course.losses, "batch", costs=costs)
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), [1 + 4 * s.step for s in course.losses])
+    assert [len(draw.training(course.losses, ["batch"], c).axes) for c in (None, costs)] == [1, 2]
+
+
+def _with_descent(point, found):
+    row = point.finding.total
+    row = replace(row, statistics={**row.statistics, "descent": found})
+    rows = tuple(row if r.level == "total" else r for r in point.finding.rows)
+    return replace(point, finding=replace(point.finding, rows=rows))
 
 
 def test_figures_say_what_they_cannot_show(course):

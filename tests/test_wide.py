@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
 import estimator_lab as lab
+from estimator_lab import budget
 from estimator_lab.chain import Chain
 from estimator_lab.cli import _bytes
 from estimator_lab.elementwise import weight_moments
@@ -220,7 +221,7 @@ def test_summaries(rows, shared):
 
 
 @pytest.mark.parametrize("memory", [2.0**30, 1e5])
-def test_layer_statistics_are_those_of_the_gradients(memory):
+def test_layer_statistics_are_those_of_the_gradients(memory, any_memory):
     """Every number against a measurement that makes every gradient, with the same blocks."""
     problem, count = Net("twice"), 576
     truth = {k: 1.2 * v + 0.01 for k, v in lab.Truth.exact(problem).mean.items()}
@@ -363,7 +364,7 @@ def noisy(theta: Tensor) -> Tensor:
     return theta.sigmoid() + torch.rand_like(theta)
 
 
-def test_a_global_stream_is_not_divided():
+def test_a_global_stream_is_not_divided(any_memory):
     drop_in = lab.estimators.DropIn(noisy)
     whole = prepare(lab.problems.TwoLayer(), drop_in)
     a, b = whole.block(0), replace(whole, part=4).block(0)
@@ -376,20 +377,26 @@ def test_a_global_stream_is_not_divided():
     assert all(np.array_equal(e.variance[k], f.variance[k]) for k in e.variance)
 
 
-def test_the_memory_of_a_budget_sets_the_parts():
+def test_the_memory_of_a_budget_sets_the_parts(any_memory):
     problem = lab.problems.TwoLayer()
     assert prepare(problem, ST, memory=1).part == 1
     small = lab.diagnose(ST, on=problem, budget=lab.Budget(64, memory=1e5), exact=False)
     large = lab.diagnose(ST, on=problem, budget=lab.Budget(64), exact=False)
     pairs = zip(small.to_frame()["value"], large.to_frame()["value"], strict=True)
     assert all(np.isclose(a, b, rtol=1e-9, equal_nan=True) for a, b in pairs)
-    with pytest.raises(lab.UsageError, match="memory of a budget is positive"):
+    with pytest.raises(lab.UsageError, match="a memory is at least"):
         lab.Budget(memory=0)
+
+
+@pytest.fixture
+def any_memory(monkeypatch):
+    """Small problems take less than the least memory; parts of their blocks are wanted all the same."""
+    monkeypatch.setattr(budget, "SMALLEST_MEMORY", 1.0)
 
 
 # ---------------------------------------------------------------------- moments of single weights
 @pytest.mark.parametrize("memory", [2.0**30, 5e4])
-def test_weight_moments_are_those_of_a_measurement(memory):
+def test_weight_moments_are_those_of_a_measurement(memory, any_memory):
     problem = Net("elementwise")
     record = measure(problem, lab.estimators.Reinforce(), 300, wrt=("weight",))
     found = weight_moments(problem, lab.estimators.Reinforce(), 300, memory=memory)
@@ -399,11 +406,40 @@ def test_weight_moments_are_those_of_a_measurement(memory):
         np.testing.assert_allclose(variance, record.variance(("weight", name)), rtol=1e-10, atol=1e-14)
 
 
-@pytest.mark.parametrize(("text", "number"), [("2GB", 2.0**31), ("500 MB", 500 * 2.0**20), ("64k", 2.0**16), ("9", 9)])
-def test_sizes_on_the_command_line(text, number):
-    assert _bytes(text) == number
+SIZES = {"2GB": 31, "2GiB": 31, "2gb": 31, "500 MB": 20, "4096KB": 22, "2TB": 41, "2097152": 21, "2097152.": 21}
+
+
+@pytest.mark.parametrize(("text", "power"), SIZES.items())
+def test_sizes_are_read_alike_everywhere(text, power):
+    number = (500 if text == "500 MB" else 1) * 2.0**power
+    assert _bytes(text) == lab.Budget(memory=text).memory == number
+    assert lab.Budget(memory=number).memory == number and _bytes("1e9") == 1e9
+
+
+@pytest.mark.parametrize("size", ["1KB", 2, "2", "much", "", "-2GB", "nan", None, True, [1], "2GBB"])
+def test_sizes_that_mean_nothing(size):
+    problem = lab.problems.TwoLayer()
+    for ask in (
+        lambda: lab.Budget(memory=size),
+        lambda: layer_statistics(problem, ST, 64, memory=size),
+        lambda: weight_moments(problem, ST, 64, memory=size),
+    ):
+        with pytest.raises(lab.UsageError, match="a memory is at least 1 MB"):
+            ask()
+
+
+def test_a_truth_is_a_reference_and_results_have_short_names():
+    problem = lab.problems.TwoLayer()
+    truth = lab.Truth.exact(problem)
+    found = layer_statistics(problem, ST, 64, reference=truth, memory="2GB")
+    assert found.statistics == layer_statistics(problem, ST, 64, reference=truth.mean).statistics
+    assert "total weights: relative_bias" in found.summary()
+    with pytest.raises(lab.UsageError, match="a reference is a Truth"):
+        layer_statistics(problem, ST, 64, reference=torch.ones(3))
+    for result in (truth, found, weight_moments(problem, ST, 64, memory="1GB")):
+        assert len(repr(result)) < 100 and "array" not in repr(result) and "\n" not in repr(result)
 
 
 def test_a_wrong_size_is_told():
-    with pytest.raises(ArgumentTypeError, match="give a positive size such as 500MB or 2GB; found 'much'"):
+    with pytest.raises(ArgumentTypeError, match="such as 500MB or 2GB; found 'much'"):
         _bytes("much")

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from estimator_lab.errors import UsageError
 from estimator_lab.estimator import Downstream, Estimator
 from estimator_lab.site import Site
 
@@ -28,9 +30,20 @@ class DropIn(Estimator):
     function: Callable[[Tensor], Tensor]
     unbiased: bool | None = None
 
+    def __post_init__(self) -> None:
+        """Refuses what is no function of theta."""
+        if isinstance(self.function, type) and issubclass(self.function, torch.autograd.Function):
+            name = self.function.__name__
+            raise UsageError(f"{name} is a class of torch.autograd.Function; give {name}.apply")
+        if not callable(self.function):
+            raise UsageError(f"DropIn takes a function theta -> sample; found {type(self.function).__name__}")
+
     def surrogate(self, site: Site, downstream: Downstream) -> Tensor:
         """The loss at the function's value."""
         return downstream(self.function(site.theta))
 
     def __repr__(self) -> str:
-        return f"DropIn({getattr(self.function, '__qualname__', type(self.function).__qualname__)})"
+        owner = getattr(self.function, "__self__", None)  # apply of an autograd.Function is named after torch's class
+        own = isinstance(owner, type) and issubclass(owner, torch.autograd.Function)
+        named = owner if own else self.function
+        return f"DropIn({getattr(named, '__qualname__', type(named).__qualname__)})"

@@ -10,6 +10,9 @@ from torch import Tensor
 from estimator_lab.estimator import Downstream, Estimator, MeanGradient
 from estimator_lab.site import Site, SiteSpec
 
+SHOWN = 2
+"""Parts that a label names."""
+
 
 @dataclass(frozen=True)
 class PerSite(Estimator):
@@ -45,6 +48,16 @@ class PerSite(Estimator):
         if part is None:
             return f"{self!r} has no estimator for site {site.name!r}: name it, or give a default"
         return part.refuses(site)
+
+    @property
+    def label(self) -> str:
+        """The first parts with their sites; the repr names all of them."""
+        places: dict[str, list[str]] = {}
+        for site, part in self.estimators.items():
+            places.setdefault(part.label, []).append(site)
+        told = [f"{name} at {s[0] if len(s) == 1 else f'{len(s)} sites'}" for name, s in places.items()]
+        told = [*told[:SHOWN], *([f"{len(told) - SHOWN} more"] if len(told) > SHOWN else [])]
+        return ", ".join([*told, *([f"{self.default.label} elsewhere"] if self.default else [])]) or "PerSite"
 
     def surrogate(self, site: Site, downstream: Downstream) -> Tensor:
         """The surrogate of the site's own estimator."""

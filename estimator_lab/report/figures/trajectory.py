@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from matplotlib.axes import Axes
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from estimator_lab.trajectories import Loss, Point
 
 LABEL = "step of the training"
+EVALUATIONS = "evaluations of the loss"
+SURE = 0.99  # a panel of descent that is above this everywhere shows nothing
 CLOSE = 0.5  # decades between labels of steps, at least
 DODGE = 1.035  # between the lines of a panel, so that intervals do not hide each other
 Interval = tuple[float, float, float]
@@ -68,6 +70,16 @@ def _steps(ax: Axes, steps: Sequence[int]) -> None:
     ax.set_xscale("log")
     ax.set_xlim(place(min(steps)) / 1.2, place(max(steps)) * 1.2)
     ax.xaxis.set_major_locator(FixedLocator([place(s) for s in labelled]))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: count(x - 1)))
+
+
+def _powers(ax: Axes, most: float) -> None:
+    """The same axis for a count that differs between lines: labelled at 0 and at powers of ten."""
+    labelled = [0, *(10**k for k in range(1, math.floor(math.log10(max(most, 10))) + 1))]
+    ax.set_xscale("log")
+    ax.set_xlim(place(0) / 1.2, place(round(most)) * 1.2)
+    ax.xaxis.set_major_locator(FixedLocator([place(n) for n in labelled]))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: count(x - 1)))
 
@@ -148,16 +160,21 @@ def _close(figure: Figure, order: Sequence[str], missing: dict[str, list[str]], 
 def quality(points: Sequence[Point], level: str = "total", name: str | None = None) -> Figure:
     """Six statistics of one group of gradients against the step, a line with 95 % intervals for each estimator.
 
-    Points of different trainings may be mixed, as long as each estimator has one point at a step.
+    The probability of descent is left out, with a word, where it is above 99 % everywhere. Points of different
+    trainings may be mixed, as long as each estimator has one point at a step.
     """
     order, note = style.capped(dict.fromkeys(p.estimator for p in points), len(style.SERIES), "estimators")
-    figure, axes = style.panels(len(QUALITIES), 3, 1.75)
+    panels, certain = QUALITIES, ""
+    descents = [v for rows in _lines(points, order, QUALITIES[-1], level, name).values() for _, (v, _, _) in rows]
+    if descents and all(v > SURE for v in descents):
+        panels, certain = QUALITIES[:-1], f"probability of descent not drawn: above {SURE:.2f} everywhere"
+    figure, axes = style.panels(len(panels), 3, 1.75)
     missing: dict[str, list[str]] = {}
-    for ax, shown in zip(axes, QUALITIES, strict=True):
+    for ax, shown in zip(axes, panels, strict=True):
         ax.set_title(shown.title, fontsize=8)
         if lacking := _panel(ax, shown, _lines(points, order, shown, level, name), order):
             missing[shown.title] = lacking
-    return _close(figure, order, missing, note)
+    return _close(figure, order, missing, "; ".join(filter(None, [note, certain])))
 
 
 @style.styled
@@ -177,8 +194,11 @@ def quality_by_layer(points: Sequence[Point], level: str = "site") -> Figure:
 
 
 @style.styled
-def losses(found: Sequence[Loss], on: str, ax: Axes | None = None) -> Axes:
-    """The expected loss against the step, a line for each training: mean of its runs, and their range."""
+def losses(found: Sequence[Loss], on: str, ax: Axes | None = None, costs: Mapping[str, float] | None = None) -> Axes:
+    """The expected loss against the step, a line for each training: mean of its runs, and their range.
+
+    With ``costs``, evaluations of the loss that a step of each training takes, it is drawn against those.
+    """
     ax = style.panel(ax, style.WIDTH / 2, 2.1)
     own = [s for s in found if s.on == on]
     order, note = style.capped(dict.fromkeys(s.trained_with for s in own), len(style.SERIES), "trainings")
@@ -188,7 +208,8 @@ def losses(found: Sequence[Loss], on: str, ax: Axes | None = None) -> Axes:
             if s.trained_with == name:
                 by_step.setdefault(s.step, []).append(s.value.value)
         steps = sorted(by_step)
-        x, y = [place(s) for s in steps], [sum(by_step[s]) / len(by_step[s]) for s in steps]
+        x = [(s if costs is None else s * costs[name]) + 1.0 for s in steps]
+        y = [sum(by_step[s]) / len(by_step[s]) for s in steps]
         ax.plot(
             x, y, color=style.SERIES[k], marker=style.MARKERS[k], ms=3, mec="white", mew=0.3, label=style.plain(name)
         )
@@ -200,24 +221,27 @@ def losses(found: Sequence[Loss], on: str, ax: Axes | None = None) -> Axes:
             alpha=0.16,
             lw=0,
         )
-    if own:
+    if own and costs is None:
         _steps(ax, sorted({s.step for s in own}))
+    elif own and costs is not None:
+        _powers(ax, max(s.step * costs[s.trained_with] for s in own))
     else:
         style.say(ax, "no loss to show")
-    ax.set_xlabel(style.noted(LABEL, [note], style.WIDTH / 2))
+    ax.set_xlabel(style.noted(LABEL if costs is None else EVALUATIONS, [note], style.WIDTH / 2))
     ax.set_title(f"{on} examples", fontsize=8)
     ax.set_ylabel("expected loss")
     return ax
 
 
 @style.styled
-def training(found: Sequence[Loss], examples: Sequence[str]) -> Figure:
-    """`losses` on several sets of examples beside each other, with one legend."""
-    figure, axes = style.panels(len(examples), 2, 2.2, sharey=True)
-    for ax, on in zip(axes, examples, strict=True):
-        losses(found, on, ax)
-    for ax in axes[1:]:
-        ax.set_ylabel("")
+def training(found: Sequence[Loss], examples: Sequence[str], costs: Mapping[str, float] | None = None) -> Figure:
+    """`losses` on several sets of examples, with one legend; with costs each against steps and evaluations."""
+    cells = [(on, axis) for on in examples for axis in ([None] if costs is None else [None, costs])]
+    figure, axes = style.panels(len(cells), 2, 2.2, sharey=costs is None)
+    for k, (ax, (on, axis)) in enumerate(zip(axes, cells, strict=True)):
+        losses(found, on, ax, axis)
+        if k % 2:
+            ax.set_ylabel("")
     order = style.capped(dict.fromkeys(s.trained_with for s in found), len(style.SERIES), "trainings").items
     figure.legend(handles=_keys(order), loc="outside upper center", ncols=min(len(order), 5))
     return figure
