@@ -291,7 +291,14 @@ def render(results: Mapping[str, Any]) -> bytes:
         subtitle="Shekhovtsov, Yanush, Flach 2020 (arXiv:2006.03143): gradients of a small stochastic network",
         created=results["created"],
         results=json.dumps(results, sort_keys=True),
-        command=f"{COMMAND}\n# FILE: JSON of weights, biases, X and Y in\n# {SOURCE}\n# (no licence, so no part of this)",
+        command="\n".join(
+            [
+                COMMAND,
+                "# FILE: JSON of weights, biases, X and Y in",
+                f"# {SOURCE}",
+                "# (no licence, so no part of this)",
+            ]
+        ),
         facts=[
             ("Network", results["network"]),
             ("Draws", f"{results['draws']:,}"),

@@ -190,7 +190,8 @@ class Attribution:
             if len(self.sites) > 1:
                 said += "; " + _listed([(e.share, site) for site, e in parts], "it")
             crossed = self.effect(INTERACTION, level, name).share
-            if len(self.sites) > 1 and abs(crossed.value) >= CROSSED:
+            resolved = not crossed.low <= 0 <= crossed.high
+            if len(self.sites) > 1 and abs(crossed.value) >= CROSSED and resolved:
                 said += (
                     "; a separate count, with the estimator at one site at a time and the reference at all others,"
                     f" leaves {_told(crossed)} of it to sites acting together"
@@ -225,14 +226,17 @@ def _listed(parts: Sequence[tuple[Estimate, str]], of: str, whole: float = 1.0, 
     said = [f"{_told(first, whole)} of {of} comes from {name}", *(f"{_told(e, whole)} from {n}" for e, n in rest)]
     if base:
         said.append(f"{_few(base / whole)} % is the reference's own")
-    values = [e.value / whole for e, _ in shown]
-    cancel = " (parts partly cancel)" if max(values) > 1.005 or min(values) < -0.005 or base > 1.005 * whole else ""
-    return ", ".join(said) + cancel
+    against = any((e.value if math.isnan(e.high) else e.high) < -0.005 * whole for e, _ in shown)
+    beyond = any((e.value if math.isnan(e.low) else e.low) > 1.005 * whole for e, _ in shown)
+    return ", ".join(said) + " (parts partly cancel)" * (against or beyond)
 
 
 def _places(groups: Sequence[tuple[str, str]]) -> str:
     """Names of groups of which the same is said."""
     names = [_place(*g) for g in groups]
+    for k in range(len(names) - 1, 0, -1):  # "the weights of h1 and h2"
+        if groups[k][0] == groups[k - 1][0] == "layer":
+            names[k] = names[k].removeprefix("the weights of ")
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} alike"
 
 

@@ -61,9 +61,9 @@ class Budget:
             instead of until the verdict is settled.
         early: stop as soon as every verdict is settled (or the precision is reached).
         memory: bytes that one draw of several replicates may take, about, or text such as "2GB"; blocks of draws that
-            are larger are walked in parts. Results do not depend on it, but for rounding. What is kept of the draws comes on top of it: moments
-            and batch means, at most 70 numbers of 8 bytes for every coordinate. An estimator that draws from torch's
-            global random stream is not divided.
+            are larger are walked in parts. Results do not depend on it, but for rounding. What is kept of the draws
+            comes on top of it: moments and batch means, at most 70 numbers of 8 bytes for every coordinate. An
+            estimator that draws from torch's global random stream is not divided.
 
     Raises:
         UsageError: a limit is not positive, or the memory below 1 MB.

@@ -315,10 +315,12 @@ def _list(arguments: argparse.Namespace) -> int:
 
     rows: list[tuple[str, ...]] = []
     if arguments.what == "problems":
+        firsts: dict[type, Any] = {}
         for p in (*problems.TOYS, *problems.NETWORKS):
             table_of = "networks" if p in problems.NETWORKS else "toys"
-            again = bool(rows) and rows[-1][0].partition("(")[0] == type(p).__name__
-            name = f"{type(p).__name__}({_changed(p)})" if again else type(p).__name__
+            first = firsts.setdefault(type(p), p)
+            again = first is not p
+            name = f"{type(p).__name__}({_changed(p, first)})" if again else type(p).__name__
             said = "the same with other arguments" if again else _first_line(type(p))
             rows.append((name, p.label, table_of, said))
         heads: tuple[str, ...] = ("name", "label", "table", "what it is")
@@ -348,10 +350,11 @@ def _list(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _changed(problem: Any) -> str:
-    """Arguments that differ from the defaults, as they are written after ``--on``."""
-    own = [(f.name, f.default, getattr(problem, f.name)) for f in fields(problem) if f.init and f.repr]
-    return ", ".join(f"{name}={value!r}" for name, default, value in own if value != default)
+def _changed(problem: Any, first: Any) -> str:
+    """Arguments that differ from those of the first problem of the class, which has the defaults."""
+    names = [f.name for f in fields(problem) if f.init and f.repr]
+    own = [(name, getattr(problem, name)) for name in names if getattr(problem, name) != getattr(first, name)]
+    return ", ".join(f"{name}={value!r}" for name, value in own)
 
 
 def _families(estimator: type) -> str:

@@ -76,7 +76,8 @@ def _load(target: str, table: Mapping[str, Any], kinds: tuple[type, ...], word: 
         if inspect.isfunction(found):
             if inspect.signature(found).parameters:
                 raise UsageError(
-                    f"{target} is {found.__name__}{inspect.signature(found)}; a function must take no arguments"
+                    f"{target} is no {word}, but {found.__name__}{inspect.signature(found)}; "
+                    "a function must take no arguments"
                 )
             found = _called(found, target)
         if not _fits(found, kinds):

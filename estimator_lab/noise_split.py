@@ -91,9 +91,8 @@ class NoiseSplit:
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        return (
-            f"<NoiseSplit of {self.estimator} on {self.problem}: {self.minibatch} of {self.examples} examples a step>"
-        )
+        step = f"{self.minibatch} of {self.examples} examples"
+        return f"<NoiseSplit of {self.estimator} on {self.problem}: steps on {step}>"
 
     def part(self, name: str = "weights") -> Part:
         """The part of a layer, or of all weights.

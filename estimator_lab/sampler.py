@@ -86,7 +86,8 @@ class GradientSampler:
             truth: gradients by parameter name, or a sampler that is unbiased, such as ``from_step`` of an unbiased or
                 an exact step; gradients of units need a sampler. None for the truth of another sampler.
             units: submodules, one name or several, whose outputs' gradients are drawn under ``("unit", name)``, by
-                hooks that exist during the call only. Outputs of one that is called several times are ``name[0]``, ``name[1]``.
+                hooks that exist during the call only. Outputs of one that is called several times are ``name[0]``,
+                ``name[1]``.
             unbiased: the claim to hold it to, if any.
             name: what reports call it; by default the step's name.
 

@@ -262,10 +262,9 @@ def compare(
 
     if isinstance(estimators, GradientSampler):
         estimators = [estimators]  # type: ignore[list-item]
-    if isinstance(estimators, Iterable):
-        estimators = list(estimators)
-        if samplers := [e for e in estimators if isinstance(e, GradientSampler)]:
-            raise UsageError(f"{samplers[0]!r} brings its own problem and truth; lab.diagnose it on its own")
+    for given in estimators if isinstance(estimators, list | tuple) else ():
+        if isinstance(given, GradientSampler):
+            raise UsageError(f"{given!r} brings its own problem and truth; lab.diagnose it on its own")
     estimators = doors.estimators(estimators, COMPARE)
     several = isinstance(on, Iterable) and not isinstance(on, str | nn.Module)
     problems = list(TOYS) if on is None else doors.problems(on, COMPARE) if several else [doors.a_problem(on, COMPARE)]

@@ -298,7 +298,10 @@ def test_frame_and_words() -> None:
     assert len(frame) == 4 * len(found.effects) == 4 * len(found.groups) * (2 * 2 + 3)
     words = found.summary()
     assert "the weights of h1: a bias of 4.4 % of the gradient's norm; 104 % of it comes from h2" in words
+    assert "(parts partly cancel)" in words and "of it to sites acting together" in words
     assert len(words.splitlines()) == 4
+    one = attribute(StraightThrough(), lab.problems.OneBit()).summary()
+    assert one.startswith("the weights of x and all weights alike: a bias of") and "comes from" not in one
     with pytest.raises(KeyError, match="no effect of 'h9'"):
         found.effect("h9")
 

@@ -49,7 +49,7 @@ def apart(tmp_path_factory):
         patch.delenv(images.VARIABLE, raising=False)
         patch.setattr(trained_module, "load", small)
         yield
-    trained_module._trained.cache_clear()
+    trained_module.trained.cache_clear()
     trained_module._problem.cache_clear()
 
 
@@ -270,7 +270,7 @@ def test_weights_follow_from_the_recipe_and_nothing_global_changes():
     before = torch.get_rng_state()
     first = problem.weights()
     assert torch.equal(before, torch.get_rng_state())
-    trained_module._trained.cache_clear()
+    trained_module.trained.cache_clear()
     with pytest.MonkeyPatch.context() as patch:  # the second time they come from the file
         patch.setattr(SpikingNetwork, "train", None)
         again = dataclasses.replace(problem, batch=3).weights()

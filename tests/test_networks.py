@@ -34,7 +34,7 @@ def apart(tmp_path, monkeypatch):
     """A cache of its own, and no data but the package's."""
     monkeypatch.setenv("ESTIMATOR_LAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv(images.VARIABLE, raising=False)
-    trained._trained.cache_clear()
+    trained.trained.cache_clear()
     return tmp_path / "cache"
 
 
@@ -228,7 +228,7 @@ def test_weights_are_kept_and_a_changed_recipe_is_trained_anew(apart, monkeypatc
     train = HierarchicalCategorical.train
     monkeypatch.setattr(HierarchicalCategorical, "train", lambda self: calls.append(self) or train(self))
 
-    trained._trained.cache_clear()  # as in a new process
+    trained.trained.cache_clear()  # as in a new process
     kept = network.weights()
     assert not calls and all(torch.equal(first[k], kept[k]) for k in first)
 
@@ -238,7 +238,7 @@ def test_weights_are_kept_and_a_changed_recipe_is_trained_anew(apart, monkeypatc
     dataclasses.replace(network, steps=3).weights()
     dataclasses.replace(network, seed=1).weights()
     monkeypatch.setattr(torch, "__version__", "another")
-    trained._trained.cache_clear()
+    trained.trained.cache_clear()
     network.weights()
     assert len(calls) == 4 and len(list(apart.iterdir())) == 5
 

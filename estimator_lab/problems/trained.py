@@ -3,10 +3,11 @@
 import abc
 import inspect
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import ClassVar, Self
+from typing import ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -82,7 +83,7 @@ class TrainedNetwork(Problem):
 
     def weights(self) -> Mapping[str, Tensor]:
         """Trained weights; the first call trains, later ones reuse the result."""
-        return {k: v.to(self.dtype) for k, v in _trained(self.recipe(), self.images.digest).items()}
+        return {k: v.to(self.dtype) for k, v in trained(self.recipe(), self.images.digest).items()}
 
     def theta(self, weights: Mapping[str, Tensor], samples: tuple[Tensor, ...]) -> Tensor:
         """Parameters of the next site at the measured examples."""
@@ -142,21 +143,29 @@ def drawn(site: SiteSpec, theta: Tensor, generator: torch.Generator) -> Tensor:
     return site.family.sample(theta, draw(shape, generator=generator, dtype=theta.dtype))
 
 
-def _source(kind: type) -> str:
-    """The source that a training follows from, of the class and of what it inherits; nothing where there is none."""
-    kinds = [k for k in kind.__mro__ if issubclass(k, TrainedNetwork)]
-    try:
-        return "\n".join([*(inspect.getsource(k) for k in kinds), inspect.getsource(drawn)])
-    except (OSError, TypeError):  # defined where no file is
-        return ""
+class Trainable(Protocol):
+    """A network that trains itself; equal ones train to equal weights."""
+
+    def train(self) -> Mapping[str, Tensor]:
+        """Weights in float64."""
 
 
-@lru_cache(maxsize=8)
-def _trained(network: TrainedNetwork, data: str) -> dict[str, Tensor]:
+@lru_cache(maxsize=16)
+def trained(network: Trainable, data: str, *others: object) -> dict[str, Tensor]:
+    """The weights of a network, trained once and kept under all that they follow from.
+
+    That is its repr, the data's digest, torch's version, and the source of the files that its class and those it
+    inherits from are in, and of other functions or classes. Where a source is not at hand, nothing is kept.
+    """
+
     def make() -> dict[str, Array]:
         return {k: v.numpy() for k, v in network.train().items()}
 
-    source = _source(type(network))
+    kinds = [k for k in type(network).__mro__ if issubclass(k, Problem) and k is not Problem]
+    try:
+        files = dict.fromkeys(k.__module__ for k in kinds)
+        source = "\n".join(map(inspect.getsource, (*(sys.modules[file] for file in files), *kinds, *others)))  # type: ignore[arg-type]
+    except (OSError, TypeError, KeyError):  # defined where no file is
+        return {k: torch.from_numpy(v) for k, v in make().items()}
     identity = "\n".join([repr(network), str(torch.float64), torch.__version__, data, source])
-    arrays = cached("weights", identity, make) if source else make()
-    return {k: torch.from_numpy(v) for k, v in arrays.items()}
+    return {k: torch.from_numpy(v) for k, v in cached("weights", identity, make).items()}

@@ -1,8 +1,6 @@
 """Modules on images that train themselves."""
 
 import abc
-import inspect
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -12,12 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from estimator_lab.cache import cached
-from estimator_lab.moments import Array
 from estimator_lab.nn import ModuleProblem, Stochastic, from_module
 from estimator_lab.noise import derive_seed, forked
 from estimator_lab.problem import Problem
 from estimator_lab.problems.images import Images, at_hand, load
+from estimator_lab.problems.trained import trained
 from estimator_lab.site import SiteSpec
 
 
@@ -90,7 +87,7 @@ class TrainedModule(Problem):
 
     def weights(self) -> Mapping[str, Tensor]:
         """Trained weights; the first call trains, later ones reuse the result."""
-        return {k: v.to(self.dtype) for k, v in _trained(self.recipe(), self.images.digest).items()}
+        return {k: v.to(self.dtype) for k, v in trained(self.recipe(), self.images.digest, Stochastic).items()}
 
     def theta(self, weights: Mapping[str, Tensor], samples: tuple[Tensor, ...]) -> Tensor:
         """What the module gives to its next stochastic layer."""
@@ -156,23 +153,3 @@ def _problem(network: TrainedModule, dtype: torch.dtype, device: torch.device) -
 def _losses(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross entropy ``[B]``."""
     return cross_entropy(logits, labels, reduction="none")
-
-
-def _source(kind: type) -> str:
-    """The files that a training follows from; nothing where the source of one is not at hand."""
-    files = dict.fromkeys(k.__module__ for k in kind.__mro__ if issubclass(k, TrainedModule))
-    try:
-        return "\n".join([*(inspect.getsource(sys.modules[file]) for file in files), inspect.getsource(Stochastic)])
-    except (OSError, TypeError, KeyError):  # defined where no file is
-        return ""
-
-
-@lru_cache(maxsize=8)
-def _trained(network: TrainedModule, data: str) -> dict[str, Tensor]:
-    def make() -> dict[str, Array]:
-        return {k: v.numpy() for k, v in network.train().items()}
-
-    source = _source(type(network))
-    identity = "\n".join([repr(network), str(torch.float64), torch.__version__, data, source])
-    arrays = cached("weights", identity, make) if source else make()
-    return {k: torch.from_numpy(v) for k, v in arrays.items()}

@@ -164,7 +164,8 @@ def quality(points: Sequence[Point], level: str = "total", name: str | None = No
     trainings may be mixed, as long as each estimator has one point at a step.
     """
     order, note = style.capped(dict.fromkeys(p.estimator for p in points), len(style.SERIES), "estimators")
-    panels, certain = QUALITIES, ""
+    panels: Sequence[Quality] = QUALITIES
+    certain = ""
     descents = [v for rows in _lines(points, order, QUALITIES[-1], level, name).values() for _, (v, _, _) in rows]
     if descents and all(v > SURE for v in descents):
         panels, certain = QUALITIES[:-1], f"probability of descent not drawn: above {SURE:.2f} everywhere"
