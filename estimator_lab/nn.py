@@ -603,7 +603,7 @@ def from_module(
         batch: ``(inputs, target)``; inputs is a tensor, a tuple of arguments or a dict of named ones. Every tensor has
             one row for each example; a copy is kept.
         sites: laws of submodules that draw without being ``Stochastic``, by path: their input is theta, their output
-            the sample. ``DropIn(module.path)`` is then the estimator that they bring.
+            the sample. They are held against that law. ``DropIn(module.path)`` is then the estimator that they bring.
         name: what reports call it; by default the name of the class.
 
     Raises:

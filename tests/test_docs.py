@@ -188,7 +188,7 @@ def states_of(site: lab.SiteSpec) -> int:
 
 
 def problems() -> str:
-    rows = []
+    rows, firsts = [], {}
     for problem in (*lab.problems.TOYS, *lab.problems.NETWORKS):
         sites, states, continuous = [], 1, False
         for site in problem.sites:
@@ -205,7 +205,12 @@ def problems() -> str:
         elif max(states_of(site) for site in problem.sites) <= 2**12:
             truth = "sum layer by layer"
         summary = inspect.cleandoc(type(problem).__doc__).split("\n\n")[0].replace("\n", " ").replace("``", "`")
-        rows.append((f"`{type(problem).__name__}`", " → ".join(sites), str(problem.batch), truth, summary))
+        first = firsts.setdefault(type(problem), problem)
+        if first is not problem:
+            summary = "The same with other arguments."
+        arguments = f"({cli._changed(problem, first)})" if first is not problem else ""
+        name = f"`{type(problem).__name__}{arguments}`"
+        rows.append((name, " → ".join(sites), str(problem.batch), truth, summary))
     return table(("name", "layers", "examples", "truth", "what it is"), rows)
 
 
