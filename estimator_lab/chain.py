@@ -136,8 +136,8 @@ class Chain:
                 rows.append((samples, thetas, carries))
             self.loss_scale = float(loss.detach().abs().mean())
             self._ranks = [tuple(t.dim() for t in carry) for carry in carries]
-            # two paths of half as many replicates: an estimator may ask for both axes
-            lead = (2, PROBES // 2)
+            # paths of two replicates: an estimator may ask for both axes, and weights are copied for each replicate
+            lead = (PROBES // 2, 2)
             drawn, known, *kept = (
                 tuple(torch.stack(t).unflatten(0, lead) for t in zip(*group, strict=True))
                 for group in zip(*((samples, thetas, *carries) for samples, thetas, carries in rows), strict=True)
@@ -159,13 +159,15 @@ class Chain:
         self, run: Callable[..., Tensors], apart: frozenset[str], calls: list[tuple[Step, tuple[Tensors, ...]]]
     ) -> str:
         """Why a map of the problem cannot be used, or an empty string: values and derivatives are those of a loop."""
-        weights = {k: v.expand(PROBES // 2, *v.shape) if k in apart else v for k, v in self.weights.items()}
+        weights = {k: v.expand(2, *v.shape) if k in apart else v for k, v in self.weights.items()}
         for function, groups in calls:
             expected = self._sloped(lambda f, w, *g: self._loop(f, w, apart, *g), function, weights, groups)
             try:
                 found = self._sloped(run, function, weights, groups)
             except Exception as error:  # whatever the user's function raises under vmap, the loop ran it
                 return f"vmap refuses it ({(str(error) or type(error).__name__).splitlines()[0][:120]})"
+            if len(found) != len(expected):
+                return "vmap loses the derivatives"
             for a, b in zip(found, expected, strict=True):
                 scale = float(b.abs().nan_to_num(0.0, 0.0, 0.0).max()) if b.numel() else 0.0
                 tolerance = 1e4 * torch.finfo(self.dtype).eps * max(scale, 1e-6)
@@ -195,7 +197,9 @@ class Chain:
             given = [t for group in (tuple(free.values()), *tensors) for t in group if t.requires_grad]
             slopes: tuple[Tensor, ...] = ()
             if total.requires_grad:
-                slopes = torch.autograd.grad(total, given, allow_unused=True, materialize_grads=True)
+                found = torch.autograd.grad(total, given, allow_unused=True)
+                # zero without its shape, for weights that have no part in it: they are large
+                slopes = tuple(t.new_zeros(()) if g is None else g for t, g in zip(given, found, strict=True))
         return [t.detach() for t in (*values, *slopes)]
 
     def _close(self, a: Tensor, b: Tensor) -> bool:
