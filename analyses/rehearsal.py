@@ -20,6 +20,7 @@ import estimator_lab as lab
 from estimator_lab.budget import FIRST, Budget
 from estimator_lab.chain import Key
 from estimator_lab.expectation import expectation
+from estimator_lab.long_runs import Run
 from estimator_lab.measurement import Measurement, Source, prepare
 from estimator_lab.moments import Array, Moments
 from estimator_lab.noise import MonteCarlo, Noise
@@ -149,7 +150,8 @@ class Rehearsal:
         measurement, truth = self.measurement, self.truth
         if self.truth_draws:
             record = self.fresh.extend(None, self.truth_draws)
-            truth = Truth({k: record.mean(k) for k in record.layout.shapes}, "estimated", record)
+            keys = tuple(record.layout.shapes)
+            truth = Truth({k: record.mean(k) for k in keys}, "estimated", (Run(record, None, "", keys),))
             flat = np.concatenate([truth.mean[k].ravel() for k in measurement.layout.shapes])
             measurement = replace(measurement, reference=flat)
         return self.terms.find(measurement, truth, self.pair.estimator, self.pair.name, math.inf, None)

@@ -1,9 +1,10 @@
 """What a truth costs: variance and time of unbiased estimators on networks of two layers of Bernoulli units.
 
 Milliseconds are CPU time of one thread per replicate, with unit and weight gradients and their moments, as a truth
-takes them. V is the variance of one draw of a layer's unit gradients over the squared norm of the true ones, "s to 1 %"
-the time until the standard error is 1 % of that norm, and efficiency the same time of leave-one-out over two paths
-divided by it.
+takes them. V is the variance of a layer's unit gradients over the squared norm of the true ones, of the mean of many
+draws times their number; "s to 1 %" the time until the standard error is 1 % of that norm, and efficiency the same time
+of leave-one-out over two paths divided by it. The run of the second layer alone samples the first; "strata" are random
+numbers stratified over 32 draws. A truth takes the last two rows.
 
 Run: python analyses/truths.py   (half a minute on a free core; --units, --seconds per estimator)
 """
@@ -20,12 +21,18 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 import estimator_lab as lab
-from estimator_lab.estimators import ControlledFlips, LeaveOneOut, LocalExpectation
+from estimator_lab.estimators import ControlledFlips, LeaveOneOut, LocalExpectation, PerSite, Sample
 from estimator_lab.measurement import prepare
 from estimator_lab.noise import derive_seed
 from estimator_lab.record import Record
 
-ESTIMATORS = (LeaveOneOut(2), LeaveOneOut(16), LocalExpectation(), ControlledFlips())
+ALONE = PerSite({"h1": Sample()}, ControlledFlips())
+WAYS: Mapping[str, tuple[lab.Estimator, int]] = {
+    **{e.label: (e, 1) for e in (LeaveOneOut(2), LeaveOneOut(16), LocalExpectation(), ControlledFlips())},
+    "second layer alone": (ALONE, 1),
+    "controlled flips, strata": (ControlledFlips(), 32),
+    "second alone, strata": (ALONE, 32),
+}
 HEAD = ("estimator", "ms", "V layer 1", "V layer 2", "s to 1 %, 1", "s to 1 %, 2", "efficiency 1", "efficiency 2")
 
 
@@ -71,28 +78,35 @@ class Network(lab.Problem):
         return found
 
 
-def measured(problem: lab.Problem, estimator: lab.Estimator, seconds: float) -> tuple[Record, float]:
+def measured(problem: lab.Problem, estimator: lab.Estimator, strata: int, seconds: float) -> tuple[Record, float]:
     """As many replicates as there is time for, and the CPU seconds that one took."""
-    measurement = prepare(problem, estimator)
+    measurement = prepare(problem, estimator, strata=strata)
     measurement.block(-1)  # warm
     began = time.process_time()
     record = measurement.extend(None, 2**20, deadline=time.monotonic() + seconds)
     return record, (time.process_time() - began) / record.replicates
 
 
+def variance(record: Record, key: tuple[str, str]) -> float:
+    """Sum of variances over coordinates, from the means of batches."""
+    return float(record.means[:, record.layout.spans[key]].var(0, ddof=1).sum()) * record.batch_size
+
+
 def table(units: int, seconds: float) -> list[tuple[str, ...]]:
-    """One row per estimator; the squared norm of the gradient is that of the controlled flips' mean, less its error."""
-    runs = {e: measured(Network(units), e, seconds) for e in ESTIMATORS}
-    best, keys = runs[ControlledFlips()][0], [("unit", "h1"), ("unit", "h2")]
+    """One row per way; the squared norm of the gradient is that of the controlled flips' mean, less its error."""
+    runs = {name: measured(Network(units), e, strata, seconds) for name, (e, strata) in WAYS.items()}
+    best, keys = runs[ControlledFlips().label][0], [("unit", "h1"), ("unit", "h2")]
     norms = [float(np.square(best.mean(k)).sum() - best.variance(k).sum() / best.replicates) for k in keys]
     rows: list[tuple[str, ...]] = []
     first: list[float] = []
-    for estimator, (record, pace) in runs.items():
-        spread = [float(record.variance(k).sum()) / norm for k, norm in zip(keys, norms, strict=True)]
+    for name, (record, pace) in runs.items():
+        spread = [variance(record, key) / norm for key, norm in zip(keys, norms, strict=True)]
         times = [pace * v / 1e-4 for v in spread]
         first = first or times
-        numbers = [1e3 * pace, *spread, *times, *(a / b for a, b in zip(first, times, strict=True))]
-        rows.append((estimator.label, *(f"{x:.3g}" for x in numbers)))
+        numbers = [*spread, *times, *(a / b if b else 0.0 for a, b in zip(first, times, strict=True))]
+        alone = WAYS[name][0] == ALONE
+        cells = ["-" if alone and i % 2 == 0 else f"{x:.3g}" for i, x in enumerate(numbers)]
+        rows.append((name, f"{1e3 * pace:.3g}", *cells))
     return rows
 
 

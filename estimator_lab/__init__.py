@@ -9,35 +9,45 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AdditiveNoise": "families",
     "Attribution": "attribution",
     "Bernoulli": "families",
     "Budget": "budget",
     "Callback": "estimators",
     "Categorical": "families",
     "Deepening": "attribution",
+    "Deterministic": "families",
     "Diagnosis": "diagnosis",
     "Downstream": "estimator",
     "DropIn": "estimators",
+    "Dropout": "families",
     "Estimator": "estimator",
     "Family": "families",
     "Finding": "finding",
     "GradientSampler": "sampler",
     "LabError": "errors",
     "LayerStatistics": "layerwise",
+    "LazyDecay": "lazy_decay",
     "MeasurementError": "errors",
     "NoiseSplit": "noise_split",
+    "NoisySigmoid": "families",
     "Normal": "families",
     "Objective": "problem",
     "OneSite": "problem",
     "PerSite": "estimators",
-    "Problem": "problem",
     "Probe": "probe",
+    "Problem": "problem",
     "Record": "record",
+    "RectifiedLogistic": "families",
+    "RectifiedNormal": "families",
+    "RunningBaseline": "estimators.running_baseline",
     "Site": "site",
     "SiteSpec": "site",
+    "StochasticTimesSmooth": "families",
     "TooLarge": "errors",
     "Training": "training",
     "Trajectory": "trajectories",
+    "TreeLinear": "trees",
     "Truth": "truth",
     "UsageError": "errors",
     "WeightMoments": "elementwise",
@@ -66,10 +76,24 @@ if TYPE_CHECKING:
     from estimator_lab.errors import LabError, MeasurementError, TooLarge, UsageError
     from estimator_lab.estimator import Downstream, Estimator
     from estimator_lab.estimators import Callback, DropIn, PerSite
+    from estimator_lab.estimators.running_baseline import RunningBaseline
     from estimator_lab.expectation import exact_moments
-    from estimator_lab.families import Bernoulli, Categorical, Family, Normal
+    from estimator_lab.families import (
+        AdditiveNoise,
+        Bernoulli,
+        Categorical,
+        Deterministic,
+        Dropout,
+        Family,
+        NoisySigmoid,
+        Normal,
+        RectifiedLogistic,
+        RectifiedNormal,
+        StochasticTimesSmooth,
+    )
     from estimator_lab.finding import Finding
     from estimator_lab.layerwise import LayerStatistics, layer_statistics
+    from estimator_lab.lazy_decay import LazyDecay
     from estimator_lab.measurement import measure
     from estimator_lab.nn import from_module
     from estimator_lab.noise_split import NoiseSplit, split_noise
@@ -81,26 +105,32 @@ if TYPE_CHECKING:
     from estimator_lab.study import compare, diagnose
     from estimator_lab.training import Training, expected_loss
     from estimator_lab.trajectories import Trajectory
+    from estimator_lab.trees import TreeLinear
     from estimator_lab.truth import Truth
 
 __all__ = [
+    "AdditiveNoise",
     "Attribution",
     "Bernoulli",
     "Budget",
     "Callback",
     "Categorical",
     "Deepening",
+    "Deterministic",
     "Diagnosis",
     "Downstream",
     "DropIn",
+    "Dropout",
     "Estimator",
     "Family",
     "Finding",
     "GradientSampler",
     "LabError",
     "LayerStatistics",
+    "LazyDecay",
     "MeasurementError",
     "NoiseSplit",
+    "NoisySigmoid",
     "Normal",
     "Objective",
     "OneSite",
@@ -108,11 +138,16 @@ __all__ = [
     "Probe",
     "Problem",
     "Record",
+    "RectifiedLogistic",
+    "RectifiedNormal",
+    "RunningBaseline",
     "Site",
     "SiteSpec",
+    "StochasticTimesSmooth",
     "TooLarge",
     "Training",
     "Trajectory",
+    "TreeLinear",
     "Truth",
     "UsageError",
     "WeightMoments",

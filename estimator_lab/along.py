@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,12 @@ class Scheme:
         alike = Counter(e.label for e in self.estimators)
         seed = self.terms.seed
         try:
-            truth = self.truth(problem) if self.truth else Truth.of(problem, seed, self.wrt, self.truth_replicates)
+            steps = partial(self.progress, f"truth of {problem.label}") if self.progress else None
+            truth = (
+                self.truth(problem)
+                if self.truth
+                else Truth.of(problem, seed, self.wrt, self.truth_replicates, progress=steps)
+            )
         except BROKEN as error:
             yield Failure(trained_with, step, "", in_a_line(error))
             return

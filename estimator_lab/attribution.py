@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,9 +15,10 @@ from estimator_lab.chain import Key
 from estimator_lab.conclusion import percent
 from estimator_lab.errors import NotConverged, TooLarge, UsageError
 from estimator_lab.estimator import Estimator, about
-from estimator_lab.estimators import ControlledFlips, Exact, Pathwise, PerSite
+from estimator_lab.estimators import ControlledFlips, Exact, MaskScore, Pathwise, PerSite
 from estimator_lab.evaluation import EPSILON, LEVELS, find, group_of
 from estimator_lab.expectation import LIMIT, Expectation, expectation
+from estimator_lab.families import Discrete, Family, StochasticTimesSmooth
 from estimator_lab.finding import Finding, Row
 from estimator_lab.measurement import Measurement, prepare
 from estimator_lab.problem import Problem
@@ -266,15 +267,21 @@ def _few(value: float) -> str:
 def reference_for(problem: Problem) -> Estimator:
     """What runs at the sites that are not blamed: exact sums of at most 4096 joint states, else the least noisy.
 
-    That is controlled flips at discrete sites and the pathwise gradient at Gaussian ones.
+    That is controlled flips at discrete sites, and the pathwise gradient at others: with the score of the mask for
+    stochastic times smooth.
     """
     states = math.prod(site.family.rule_size(Exact().nodes) ** math.prod(site.units) for site in problem.sites)
     if states <= STATES:
         return Exact()
-    discrete = {site.name: site.family.discrete for site in problem.sites}
-    if len(set(discrete.values())) == 1:
-        return ControlledFlips() if discrete.popitem()[1] else Pathwise()
-    return PerSite({name: ControlledFlips() if finite else Pathwise() for name, finite in discrete.items()})
+
+    def at(family: Family) -> Estimator:
+        if isinstance(family, Discrete):
+            return ControlledFlips()
+        return MaskScore() if isinstance(family, StochasticTimesSmooth) else Pathwise()
+
+    chosen = {site.name: at(site.family) for site in problem.sites}
+    kinds = list(dict.fromkeys(chosen.values()))
+    return kinds[0] if len(kinds) == 1 else PerSite(chosen)
 
 
 # ---------------------------------------------------------------------- the measured choices
@@ -286,12 +293,14 @@ class _Run:
         batches: ``[K, d]`` batch means, or ``[1, d]`` where the mean is known.
         known: the exact moments behind it, or None.
         record: the draws behind it, or None.
+        truth: that it is, or None.
         ratio: variances are those of ``record`` times this.
     """
 
     batches: Array
     known: Expectation | None = None
     record: Record | None = None
+    truth: Truth | None = None
     ratio: float = 1.0
 
     @property
@@ -310,25 +319,29 @@ class _Run:
             return np.zeros(1)
         return (variances(group) if not group.heavy else np.full(len(self.batches) + 1, math.nan)) * self.ratio
 
-    def carried(self, key: Key) -> bool:
-        """Whether enough batches, and enough draws in them, carry the error of the mean."""
-        if self.certain or self.record is None:
+    def carried(self, key: Key, members: Sequence[Key]) -> bool:
+        """Whether enough batches, and enough draws in them, carry the error of the mean of a group."""
+        if self.certain or (self.record is None and self.truth is None):
             return True
-        own = self.record[key]
-        gate = GATE if own.mean.size == 1 else WIDE_GATE
-        return (
-            len(self.batches) >= FEWEST_BATCHES and carrying(self.record.replicates, own.variance, own.kurtosis) >= gate
-        )
+        if self.truth is not None:
+            draws, size = self.truth.carried(members), sum(self.truth.mean[k].size for k in members)
+        else:
+            assert self.record is not None
+            own = self.record[key]
+            draws, size = carrying(self.record.replicates, own.variance, own.kurtosis), own.mean.size
+        return len(self.batches) >= FEWEST_BATCHES and draws >= (GATE if size == 1 else WIDE_GATE)
 
 
-def _run(measurement: Measurement, budget: int, ratio: float) -> _Run:
+def _run(
+    measurement: Measurement, budget: int, ratio: float, progress: Callable[[int, int], None] | None = None
+) -> _Run:
     """The exact moments of a measurement where they can be summed at a bearable cost, else draws."""
     tally = getattr(measurement.source, "tally", None)
     known = expectation(measurement, int(min(LIMIT, WORK / max(tally.losses, 1.0)))) if tally else None
     size = measurement.layout.size
     if known is not None:
         return _Run(known.moments.mean[None, :size], known=known, ratio=ratio)
-    record = measurement.extend(None, budget)
+    record = measurement.run(budget, progress)
     batches = record.means[:, :size] if record.random else record.moments.mean[None, :size]
     return _Run(batches, record=record, ratio=ratio)
 
@@ -352,6 +365,7 @@ def attribute(
     budget: int = REPLICATES,
     margin: float = 0.05,
     alpha: float = 0.01,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> Attribution:
     """Which site causes the bias and the noise that are seen at each layer.
 
@@ -381,6 +395,7 @@ def attribute(
         budget: draws of every choice that cannot be summed.
         margin: relative bias that counts as small.
         alpha: chance that any effect which is none is called a bias.
+        progress: called with what is being measured, replicates drawn and replicates planned.
 
     Raises:
         UsageError: the reference makes no claim to be unbiased, or needs other paths than the estimator; estimator and
@@ -412,6 +427,8 @@ def attribute(
         chosen = reference if not on_sites else estimator if len(on_sites) == len(sites) else mixed
         prepared[on_sites] = prepare(on, chosen, seed=seed)
     layout = prepared[prefixes[0]].layout
+    if progress:
+        progress(f"truth of {on.label}", 0, 0)
     target = _truth(on, truth)
     if target is not None and (found := {k: v.shape for k, v in target.mean.items()}) != dict(layout.shapes):
         raise UsageError(
@@ -422,20 +439,19 @@ def attribute(
     anchor = target if target and exact else Truth.given({k: np.zeros(s) for k, s in layout.shapes.items()})
     flat = np.concatenate([np.asarray(anchor.mean[k], dtype=np.float64).ravel() for k in layout.shapes])
     largest = min(m.plan.largest for m in prepared.values())  # equal blocks: equal random numbers, batch by batch
-    runs = {
-        s: _run(
-            replace(m, plan=replace(m.plan, largest=largest), reference=flat),
-            budget,
-            1.0 if s else reference.paths / estimator.paths,
-        )
-        for s, m in prepared.items()
-    }
+    runs = {}
+    for s, m in prepared.items():
+        named = f"{estimator.label} at {', '.join(n for n in sites if n in s)}" if s else reference.label
+        steps = partial(progress, f"{named} on {on.label}") if progress else None
+        if steps:
+            steps(0, 0)
+        measurement = replace(m, plan=replace(m.plan, largest=largest), reference=flat)
+        runs[s] = _run(measurement, budget, 1.0 if s else reference.paths / estimator.paths, steps)
     if target is None:
         base, words = runs[frozenset()], f"estimated: {reference.label}, {budget} replicates"
-    elif target.record is None:
-        base, words = _Run(flat[None]), target.words
     else:
-        base, words = _Run(_aligned(target.record, layout), record=target.record), target.words
+        batches = target.batches(tuple(layout.shapes))
+        base, words = _Run(flat[None] if batches is None else batches, truth=target), target.words
     records = [run.record for run in runs.values() if run.record]
     ledger = _Ledger(layout, sites, runs, base, anchor, EPSILON[prepared[prefixes[0]].plan.dtype], margin)
     kinds = ("unit", "layer", "total")
@@ -459,11 +475,6 @@ def attribute(
     )
 
 
-def _aligned(record: Record, layout: Layout) -> Array:
-    """Batch means of a truth in the order of a layout."""
-    return np.concatenate([record.means[:, record.layout.spans[k]] for k in layout.shapes], 1)
-
-
 @dataclass(frozen=True, eq=False)
 class _Ledger:
     """All runs of an attribution, and how effects are read off them."""
@@ -483,7 +494,7 @@ class _Ledger:
         floor = self._floor(columns, truth)
         count = min((len(b) for b in [truth, *(r.batches for r in self.runs.values())] if len(b) > 1), default=1)
         spreads = {s: run.spread(key, columns, floor, self.anchor) for s, run in self.runs.items()}
-        sound = {run: run.carried(key) for run in (self.base, *self.runs.values())}
+        sound = {run: run.carried(key, self.layout.groups[key]) for run in (self.base, *self.runs.values())}
         means = {s: _paired(run.batches[:, columns], count) for s, run in self.runs.items()}
         goal = _paired(truth, count)
         norm = _norm(goal, not self.base.certain, floor)

@@ -338,8 +338,7 @@ def _list(arguments: argparse.Namespace) -> int:
         ]
         heads = ("name", "claim", "sites", "what it is")
     else:
-        kinds = {True: "discrete", False: "continuous"}
-        rows += [(f.__name__, kinds[f.discrete], _first_line(f)) for f in families.FAMILIES]
+        rows += [(f.__name__, _support(f), _first_line(f)) for f in families.FAMILIES]
         heads = ("name", "kind", "what it is")
     table = Table(*heads, box=None, pad_edge=False)
     for row in rows:
@@ -355,6 +354,13 @@ def _changed(problem: Any, first: Any) -> str:
     names = [f.name for f in fields(problem) if f.init and f.repr]
     own = [(name, getattr(problem, name)) for name in names if getattr(problem, name) != getattr(first, name)]
     return ", ".join(f"{name}={value!r}" for name, value in own)
+
+
+def _support(family: type) -> str:
+    """What values a law has."""
+    if family.discrete:  # type: ignore[attr-defined]
+        return "discrete"
+    return "continuous" if family.noise == "normal" else "moves with theta"  # type: ignore[attr-defined]
 
 
 def _families(estimator: type) -> str:

@@ -9,7 +9,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from estimator_lab.families import Family
+from estimator_lab.families import Family, Reparameterised, Scored
 from estimator_lab.site import Site, SiteSpec
 
 
@@ -24,6 +24,12 @@ class Downstream(Protocol):
             using: estimator for the later sites; by default the one that is running.
         """
 
+
+REASONS: Mapping[type, str] = {
+    Scored: "whose values move with theta, so that no log-probability has the whole gradient",
+    Reparameterised: "whose samples at fixed noise do not have the whole gradient",
+}
+"""Why an estimator that needs a law of some type does not apply to the others."""
 
 MeanGradient = Callable[["Estimator"], Mapping[str, Tensor]]
 """Mean unit gradient ``[B, *theta]`` of an estimator at every site, by site name."""
@@ -69,7 +75,8 @@ class Estimator(abc.ABC):
         if isinstance(site.family, self.families):
             return ""
         names = " or ".join(family.__name__ for family in self.families)
-        return f"{self.label} applies to {names} sites, and not to the {site.family!r} site {site.name!r}"
+        reason = "".join(f", {REASONS[family]}" for family in self.families if family in REASONS)
+        return f"{self.label} applies to {names} sites, and not to the {site.family!r} site {site.name!r}{reason}"
 
     @property
     def label(self) -> str:

@@ -17,7 +17,6 @@ from estimator_lab.record import Record
 from estimator_lab.statistics import Estimate, Group, GroupVerdict, Looks, describe, verdict
 from estimator_lab.statistics.bias import truth_norm
 from estimator_lab.statistics.exact import describe_exact, judge_exact
-from estimator_lab.statistics.group import carrying
 from estimator_lab.statistics.spread import scores, variances
 from estimator_lab.statistics.units import discoveries
 from estimator_lab.truth import Truth
@@ -33,12 +32,6 @@ def group_of(record: Record, truth: Truth, key: Key) -> Group:
     columns = _contiguous(record.layout.columns(key))
     batches, moments = record.means, record.moments[columns]
     target = np.concatenate([truth.mean[k].ravel() for k in record.layout.groups[key]])
-    noisy, carried = None, math.inf
-    if truth.record is not None:
-        spans = truth.record.layout.spans
-        own = np.concatenate([np.arange(spans[k].start, spans[k].stop) for k in record.layout.groups[key]])
-        noisy, spread = truth.record.means[:, _contiguous(own)], truth.record.moments[_contiguous(own)]
-        carried = carrying(truth.record.replicates, spread.variance, spread.kurtosis)
     return Group(
         batches=batches[:, columns],
         size=record.batch_size,
@@ -46,13 +39,13 @@ def group_of(record: Record, truth: Truth, key: Key) -> Group:
         skewness=moments.skewness,
         kurtosis=moments.kurtosis,
         truth=target,
-        truth_batches=noisy,
+        truth_batches=truth.batches(record.layout.groups[key]),
         scalars={name: batches[:, i] for name, i in record.layout.scalar_columns(key).items()},
         largest=record.largest[:, list(record.layout.groups).index(key)],
         resolution=EPSILON[record.plan.dtype],
         random=record.random and not record.dead.issuperset(record.layout.groups[key]),
         loss=record.loss,
-        truth_sample=carried,
+        truth_sample=truth.carried(record.layout.groups[key]),
     )
 
 
@@ -134,7 +127,6 @@ def find(
     share = alpha / pairs
     looks = looks or Looks().take(own, margin, share)
     judged = verdict(own, margin, share, looks).groups
-    draws = truth.record.replicates if truth.record else 0
     rows: list[Row] = []
     for key, group in groups.items():
         twin = next((row for other, row in zip(groups, rows, strict=False) if _same(groups[other], group)), None)
@@ -143,7 +135,7 @@ def find(
             continue
         name = " ".join(key)
         one = judged.get(name) or verdict({name: group}, margin, share / looks.planned).groups[name]
-        row = _row(key, group, one, name in own, pairs, draws)
+        row = _row(key, group, one, name in own, pairs, truth.replicates)
         rows.append(_exactly(row, expectation, key, group, margin) if expectation else row)
     word, status, words = conclude(
         [r for r in rows if r.tested], claim, margin, alpha, record.replicates, expectation.how if expectation else ""

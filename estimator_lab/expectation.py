@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from estimator_lab import doors
 from estimator_lab.chain import Chain, Key
-from estimator_lab.errors import MeasurementError, TooLarge, UsageError
+from estimator_lab.errors import MeasurementError, NotConverged, TooLarge, UsageError
 from estimator_lab.estimator import Estimator
 from estimator_lab.measurement import Measurement
 from estimator_lab.moments import Array, Moments
@@ -47,6 +48,9 @@ SMOOTH = 1e-3
 SETTLED = 1e-10
 """How well two quadratures have to agree, relative to the root mean square of a column."""
 
+MEANS, SQUARES = 1e-6, 1e-4
+"""How well means, and root mean squares, of quadratures of n and n + 1 nodes that a user asks for have to agree."""
+
 
 def exact_moments(
     problem: Problem, estimator: Estimator, nodes: int = 1, wrt: tuple[str, ...] = ("unit", "weight")
@@ -55,13 +59,13 @@ def exact_moments(
 
     Replicates are the nodes of the rule, so this runs the very code that draws. One node per piece is exact for
     estimators that are piecewise constant in their uniform numbers (score-function and antithetic ones,
-    straight-through on Bernoulli units); smooth ones need 20 to 200 nodes per piece on one or two units. Learned parts
-    are fitted with the same exact expectation.
+    straight-through on Bernoulli units); smooth ones need 20 to 200 nodes per piece on one or two units. Where normal
+    numbers are drawn, one node more must give the same. Learned parts are fitted with the same exact expectation.
 
     Args:
         problem: what is differentiated; small, since the grid has (pieces x nodes)^(numbers drawn) points.
         estimator: how.
-        nodes: per piece between jumps; for normal noise in all.
+        nodes: per piece between jumps.
         wrt: "unit" and/or "weight".
 
     Returns:
@@ -69,7 +73,10 @@ def exact_moments(
 
     Raises:
         TooLarge: the grid has more than 2^22 points; says how many.
+        NotConverged: with one node more, means differ by more than 1e-6 of a root mean square, or that by 1e-4.
     """
+    call = "exact_moments(problem, estimator)"
+    problem, estimator = doors.a_problem(problem, call), doors.an_estimator(estimator, call)
 
     def mean_gradient(other: Estimator) -> dict[str, Tensor]:
         chain = Chain(problem, other, ("unit",))
@@ -96,8 +103,28 @@ def _learn(chain: Chain, rule: ProductRule) -> ProductRule:
 
 
 def _integrate(chain: Chain, nodes: int) -> dict[Key, Moments]:
-    """Moments over the whole product grid, a chunk of nodes at a time."""
+    """Moments over the whole product grid, held against those with one node more where normal numbers are drawn."""
     learn = _learn(chain, ProductRule(nodes))
+    found = _grid(chain, nodes, learn)
+    if not learn.normals:
+        return found
+    other = _grid(chain, nodes + 1, _learn(chain, ProductRule(nodes + 1)))
+    top = max(float(_rms(moments).max(initial=0.0)) for moments in found.values())
+    for key, fine in other.items():
+        rms = np.maximum(_rms(fine), 1e-9 * top + 1e-300)
+        mean = float((np.abs(fine.mean - found[key].mean) / rms).max(initial=0.0))
+        square = float((np.abs(_rms(fine) - _rms(found[key])) / rms).max(initial=0.0))
+        if not (mean <= MEANS and square <= SQUARES):
+            raise NotConverged(
+                f"the quadrature of {chain.estimator!r} on {chain.problem!r} has not converged: {key} by {nodes} and "
+                f"{nodes + 1} nodes differs by a relative {mean:.1e} in the mean and {square:.1e} in the root mean "
+                "square; use more nodes, or sample with estimator_lab.measure"
+            )
+    return found
+
+
+def _grid(chain: Chain, nodes: int, learn: ProductRule) -> dict[Key, Moments]:
+    """Moments over the whole product grid, a chunk of nodes at a time."""
     if learn.total > GRID_LIMIT:
         raise TooLarge(
             f"exact moments of {chain.estimator!r} on {chain.problem!r} need a grid of {learn.total:.3g} points for "
@@ -458,8 +485,10 @@ def _smooth(measurement: Measurement, chain: Chain, first: ProductRule, limit: i
     smallest = (
         RULES[1] if normals else RULES[0]
     )  # of 3 Gauss-Hermite nodes the outermost leaves out 8 % of all outcomes
+    smooth, steps = numbers - first.constants, 2**first.constants
     sizes = {
-        n: first.total * max(n ** (normals + numbers), (3 * n // 4) ** normals * (n + 1) ** numbers) for n in RULES
+        n: first.total * max(n ** (normals + smooth), (3 * n // 4) ** normals * (n + 1) ** smooth * steps)
+        for n in RULES
     }
     tried = [n for n in RULES if n >= smallest and sizes[n] <= limit]
     for nodes in tried:

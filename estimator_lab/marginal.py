@@ -111,7 +111,7 @@ class _Layers:
 
     def __init__(self, problem: Problem, chain: Chain):
         if any(not s.family.discrete for s in problem.sites):
-            raise TooLarge(f"{problem!r} has continuous layers, which have no states to sum over")
+            raise TooLarge(f"{problem!r} has layers without a fixed finite support, which have no states to sum over")
         self.problem, self.batch, self.sites = problem, problem.batch, problem.sites
         self.units = [math.prod(s.units) for s in self.sites]
         self.sizes = [s.family.rule_size(1) ** n for s, n in zip(self.sites, self.units, strict=True)]

@@ -17,7 +17,7 @@ from estimator_lab.chain import Chain, Key
 from estimator_lab.errors import MeasurementError, UsageError
 from estimator_lab.estimator import Estimator
 from estimator_lab.moments import Array, Batches, Moments
-from estimator_lab.noise import MonteCarlo, Noise, Part, derive_seed, forked
+from estimator_lab.noise import MonteCarlo, Noise, Part, Stratified, derive_seed, forked
 from estimator_lab.plan import SMALLEST, Plan, fingerprint
 from estimator_lab.problem import Problem
 from estimator_lab.record import TAIL, Layout, Record, largest
@@ -88,9 +88,10 @@ class Measurement:
         began = time.perf_counter()
         seed, whole = plan.block_seed(index), plan.size(index)
         noise = MonteCarlo(seed, device=self.device)
+        numbers = Stratified(noise, plan.strata) if plan.strata > 1 else noise
         with forked(seed):
             before = torch.get_rng_state()
-            draws = self.source.draw(size, noise if size == whole else Part(noise, start, whole))
+            draws = self.source.draw(size, numbers if size == whole else Part(numbers, start, whole))
             of_its_own = not torch.equal(before, torch.get_rng_state())
         spent = time.perf_counter() - began
         reference = None if self.reference is None else torch.as_tensor(self.reference)
@@ -245,6 +246,7 @@ def prepare(
     reference: Mapping[Key, Array] | None = None,
     purpose: str = "measure",
     memory: float = MEMORY,
+    strata: int = 1,
 ) -> Measurement:
     """A measurement of an estimator on a problem, its learned parts fitted and its replicates checked not to mix.
 
@@ -256,6 +258,8 @@ def prepare(
         reference: gradients that per-replicate scalars are taken against.
         purpose: separates the draws of, say, a truth from those of a measurement.
         memory: bytes that one draw of several replicates may take, about.
+        strata: replicates over which random numbers are stratified, a power of two up to 32. Single replicates keep
+            their law; moments over replicates are then those of dependent draws.
 
     Raises:
         UsageError: a shape or a family does not fit.
@@ -281,6 +285,7 @@ def prepare(
         tuple(wrt),
         seed,
         biggest,
+        strata,
     )
     return Measurement(chain, plan, layout, flat, chain.device, chain.notes, part)
 

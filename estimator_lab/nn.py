@@ -34,9 +34,9 @@ class Stochastic(nn.Module):
     """A layer of random units: takes theta, returns a sample.
 
     On its own it draws from torch's global random stream and passes gradients straight through a discrete sample, as if
-    it were the mean (Bengio, Léonard, Courville 2013, arXiv:1308.3432), and through a Gaussian one by
-    reparameterisation, so that a network can be trained as it stands. Under ``from_module`` its samples are those of
-    the estimator that is measured.
+    it were the mean (Bengio, Léonard, Courville 2013, arXiv:1308.3432), and through any other one at fixed noise
+    (reparameterisation; a random mask is held constant), so that a network can be trained as it stands. Under
+    ``from_module`` its samples are those of the estimator that is measured.
 
     Args:
         family: law of the units. Theta has axes ``[batch, *units, *family.theta_shape]``: logits, for Bernoulli units;
@@ -55,10 +55,11 @@ class Stochastic(nn.Module):
         if visit is not None:
             return visit(self, theta)
         units = self.units(theta)
+        noise = torch.rand_like(units) if self.family.noise == "uniform" else torch.randn_like(units)
         if not self.family.discrete:
-            return self.family.sample(theta, torch.randn_like(units))
+            return self.family.sample(theta, noise)
         mean = self.family.mean(theta)
-        return self.family.sample(theta.detach(), torch.rand_like(units)) + (mean - mean.detach())
+        return self.family.sample(theta.detach(), noise) + (mean - mean.detach())
 
     def units(self, theta: Tensor) -> Tensor:
         """A tensor with one number per unit, of theta's dtype and device."""
@@ -125,7 +126,7 @@ class _Survey:
                 f"theta of {self.paths[layer]!r} is in {like.dtype} on {like.device}, the weights are in "
                 f"{self.like.dtype} on {self.like.device}; convert it in forward(), or the module with to()"
             )
-        draw = torch.rand if family.discrete else torch.randn
+        draw = torch.rand if family.noise == "uniform" else torch.randn
         noise = draw(like.shape, generator=self.generator, dtype=like.dtype).to(like.device)
         self.visits.append((layer, shape))
         self.samples.append(family.sample(theta.detach(), noise))
@@ -176,7 +177,8 @@ class ModuleProblem(Problem):
         digest = hashlib.sha256(f"{self._module} {getattr(loss, '__qualname__', type(loss).__qualname__)}".encode())
         for tensor in (*_tensors(batch), *own.values(), *self._module.buffers()):
             digest.update(f"{list(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+            flat = tensor.detach().cpu().flatten().clone(memory_format=torch.contiguous_format)  # of one stride
+            digest.update(flat.view(torch.uint8).numpy().tobytes())
         self._digest = digest.hexdigest()[:8]
         state = {**self._weights, **dict(self._module.named_buffers())}
         before = {k: v.clone() for k, v in state.items()}
@@ -264,12 +266,14 @@ class ModuleProblem(Problem):
                 weights = weights[(..., *(None,) * len(family.value_shape))]
                 mean = (values * weights).sum(0)
                 deviation = ((values - mean).square() * weights).sum(0).sqrt()
-                if family.discrete and not ((out - values).abs() < 1e-4).any(0).all():
+                finite = family.noise == "uniform"
+                if finite and not ((out - values).abs() < 1e-4).any(0).all():
                     raise UsageError(
                         f"{self._name}: site {path!r} draws values that {family!r} does not have; {remedy}"
                     )
                 found = torch.stack([part(theta.clone()) for _ in range(draws)]).to(mean).mean(0)
-                if ((found - mean).abs() > 6 * deviation / draws**0.5 + 12 / draws * family.discrete).any():
+                rare = 12 / draws * values.abs().amax(0) * finite
+                if ((found - mean).abs() > 6 * deviation / draws**0.5 + rare).any():
                     raise UsageError(
                         f"{self._name}: the mean of what site {path!r} draws is not that of {family!r} at its theta; "
                         f"{remedy}, and scale theta outside of it"

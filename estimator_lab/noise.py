@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from estimator_lab.errors import TooLarge
-from estimator_lab.families.normal import hermite
+from estimator_lab.families.quadrature import hermite, legendre, normal_piece
 
 
 def derive_seed(*names: object) -> int:
@@ -36,9 +36,13 @@ class Noise(abc.ABC):
                 called by rules only.
         """
 
+    def steps(self, like: Tensor, axis: int, jumps: Callable[[], Tensor]) -> Tensor:
+        """Uniform numbers whose use is constant between the jumps, as in samples with finitely many values."""
+        return self.uniform(like, axis, jumps)
+
     @abc.abstractmethod
-    def normal(self, like: Tensor, axis: int) -> Tensor:
-        """Standard normal numbers shaped like ``like``."""
+    def normal(self, like: Tensor, axis: int, jumps: Callable[[], Tensor]) -> Tensor:
+        """Standard normal numbers shaped like ``like``; arguments as for uniform ones."""
 
 
 class MonteCarlo(Noise):
@@ -61,10 +65,43 @@ class MonteCarlo(Noise):
         self.used = True
         return torch.rand(like.shape, generator=self.generator, dtype=like.dtype, device=like.device)
 
-    def normal(self, like: Tensor, axis: int) -> Tensor:
+    def normal(self, like: Tensor, axis: int, jumps: Callable[[], Tensor]) -> Tensor:
         """Standard normal draws."""
         self.used = True
         return torch.randn(like.shape, generator=self.generator, dtype=like.dtype, device=like.device)
+
+
+class Stratified(Noise):
+    """A Latin hypercube: of some adjacent replicates, each has every one of its numbers in another equal interval.
+
+    A single replicate keeps its law, independent uniform numbers; replicates of one group depend on each other. The
+    variance of a group's mean loses what is a sum of functions of single numbers, and is never more than n / (n - 1)
+    times that of n independent draws.
+
+    Reference: McKay, Beckman, Conover 1979 (doi:10.2307/1268522); Owen 1997 (doi:10.1137/S0036142994277468) for the
+    bound.
+
+    Args:
+        noise: draws uniform numbers.
+        strata: replicates of a group, which divides every number of replicates that is asked for.
+    """
+
+    def __init__(self, noise: Noise, strata: int):
+        self.noise, self.strata = noise, strata
+
+    def uniform(self, like: Tensor, axis: int, jumps: Callable[[], Tensor]) -> Tensor:
+        """For every number: the intervals in random order, and a uniform place in each."""
+        order, within = (self.noise.uniform(like, axis, jumps) for _ in range(2))
+        interval = order.unflatten(axis, (-1, self.strata)).argsort(axis + 1).flatten(axis, axis + 1)
+        largest = 1 - torch.finfo(like.dtype).eps / 2  # rounding must not make a one
+        found: Tensor = ((interval + within) / self.strata).clamp(max=largest)
+        return found
+
+    def normal(self, like: Tensor, axis: int, jumps: Callable[[], Tensor]) -> Tensor:
+        """The normal quantiles of uniform numbers."""
+        u = self.uniform(like, axis, jumps)
+        found: Tensor = torch.special.ndtri(u.clamp(min=torch.finfo(u.dtype).eps / 4))
+        return found
 
 
 class Part(Noise):
@@ -91,16 +128,9 @@ class Part(Noise):
         """The part's share of uniform numbers."""
         return self.noise.uniform(self._like(like, axis), axis, jumps).narrow(axis, self.start, like.shape[axis])
 
-    def normal(self, like: Tensor, axis: int) -> Tensor:
+    def normal(self, like: Tensor, axis: int, jumps: Callable[[], Tensor]) -> Tensor:
         """The part's share of normal numbers."""
-        return self.noise.normal(self._like(like, axis), axis).narrow(axis, self.start, like.shape[axis])
-
-
-@lru_cache
-def _legendre(nodes: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Gauss-Legendre nodes and weights on (0, 1)."""
-    x, w = np.polynomial.legendre.leggauss(nodes)
-    return (x + 1) / 2, w / 2
+        return self.noise.normal(self._like(like, axis), axis, jumps).narrow(axis, self.start, like.shape[axis])
 
 
 @lru_cache
@@ -115,21 +145,23 @@ def _lobatto(nodes: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 class ProductRule(Noise):
     """Replicates are the nodes of a product quadrature over all random numbers that one replicate asks for.
 
-    A uniform number is integrated by Gauss-Legendre nodes on every piece between its jumps, a normal number by
-    Gauss-Hermite nodes. With one node per piece the rule is exact for functions that are constant on the pieces; smooth
-    functions converge geometrically in ``nodes``. The number of replicates is the product over all numbers asked for,
-    so the rule is for a handful of units. Replicates past the last one begin again with the first.
+    A uniform number is integrated by Gauss-Legendre nodes on every piece between its jumps, or by one node where its
+    use is known to be constant on a piece; a normal number by Gauss-Hermite nodes, or where it has jumps by those of
+    `normal_piece` on every piece. With one node per piece the rule is exact for functions that are constant on the
+    pieces; smooth functions converge geometrically in ``nodes``.
+    The number of replicates is the product over all numbers asked for, so the rule is for a handful of units.
+    Replicates past the last one begin again with the first.
 
     Two other rules show whether the first one is right. With ``places`` the one node of a piece lies anywhere on it, a
     quarter of the time at either end, drawn anew for every number of every point: a function that is constant on the
     pieces does not change. With ``check`` uniform numbers have ``nodes + 1`` Gauss-Lobatto nodes (as exact, no node in
-    common, and both ends of the piece), normal ones ``3 nodes / 4`` Gauss-Hermite nodes.
+    common, and both ends of the piece; where one node is enough, two: the ends), normal ones 3/4 as many nodes.
 
     Use: walk once with ``ProductRule(nodes)`` and one replicate to learn ``sizes``, then with the replicates
     ``start..stop`` of ``ProductRule(nodes, sizes, start, stop)``; ``weight`` then holds one weight per replicate.
 
     Args:
-        nodes: nodes per piece (uniform) or in all (normal).
+        nodes: nodes per piece.
         sizes: points per random number, in the order they are asked for, from the first walk; None to learn them.
         start: first replicate of the product grid.
         stop: one past the last.
@@ -139,6 +171,7 @@ class ProductRule(Noise):
     Attributes:
         weight: ``[stop - start]`` weights, complete after the walk.
         normals: how many of the numbers asked for were normal.
+        constants: how many were uniform and of constant use between their jumps.
     """
 
     def __init__(
@@ -157,6 +190,7 @@ class ProductRule(Noise):
         self.learning = sizes is None
         self.sizes = list(sizes or ())
         self.normals = 0
+        self.constants = 0
         self._index = torch.arange(start, stop)
         self._used = 0
         self._stride = 1
@@ -188,21 +222,37 @@ class ProductRule(Noise):
 
     def uniform(self, like: Tensor, axis: int, jumps: Callable[[], Tensor]) -> Tensor:
         """Gauss-Legendre nodes on the pieces between the jumps."""
-        edges = jumps().detach()
-        x, w = (torch.as_tensor(a) for a in (_lobatto(self.nodes + 1) if self.check else _legendre(self.nodes)))
+        return self._uniform(like, axis, jumps(), self.nodes)[0]
+
+    def steps(self, like: Tensor, axis: int, jumps: Callable[[], Tensor]) -> Tensor:
+        """One node on each piece."""
+        numbers, count = self._uniform(like, axis, jumps(), 1)
+        self.constants += count
+        return numbers
+
+    def _uniform(self, like: Tensor, axis: int, edges: Tensor, nodes: int) -> tuple[Tensor, int]:
+        """Numbers, and how many there are for each replicate."""
+        x, w = (torch.as_tensor(a) for a in (_lobatto(nodes + 1) if self.check else legendre(nodes)))
         digits, shape = self._digits(like, axis, (edges.shape[-1] + 1) * len(x))
-        flat = edges.expand(*like.shape, -1).movedim(axis, 0).reshape(*digits.shape, edges.shape[-1]).double().cpu()
-        edges = torch.cat([flat.new_zeros(*digits.shape, 1), flat, flat.new_ones(*digits.shape, 1)], -1)
-        piece, node = digits // len(x), digits % len(x)
-        low = edges.gather(-1, piece[..., None])[..., 0]
-        high = edges.gather(-1, piece[..., None] + 1)[..., 0]
-        length = high - low
+        low, high = self._piece(edges, like, axis, digits // len(x), (0.0, 1.0))
+        node, length = digits % len(x), high - low
         self.weight = self.weight * (length * w[node]).prod(1)
         u = low + length * (x[node] if self.places is None else self._anywhere(digits.shape, self.places))
         if self.check or self.places is not None:  # on a jump itself rounding would choose the piece
             inside = (4 * torch.finfo(like.dtype).eps * torch.ones_like(u)).minimum(length / 2)
             u = u.maximum(low + inside).minimum(high - inside)
-        return u.to(like).reshape(shape).movedim(0, axis)
+        return u.to(like).reshape(shape).movedim(0, axis), digits.shape[1]
+
+    @staticmethod
+    def _piece(
+        edges: Tensor, like: Tensor, axis: int, piece: Tensor, ends: tuple[float, float]
+    ) -> tuple[Tensor, Tensor]:
+        """Limits ``[R, M]`` of the pieces that the numbers are on."""
+        flat = edges.detach().expand(*like.shape, -1).movedim(axis, 0).reshape(*piece.shape, edges.shape[-1])
+        flat = flat.double().cpu()
+        low, high = (flat.new_full((*piece.shape, 1), end) for end in ends)
+        edges = torch.cat([low, flat, high], -1)
+        return edges.gather(-1, piece[..., None])[..., 0], edges.gather(-1, piece[..., None] + 1)[..., 0]
 
     @staticmethod
     def _anywhere(shape: torch.Size, generator: torch.Generator) -> Tensor:
@@ -210,13 +260,20 @@ class ProductRule(Noise):
         u = torch.rand(shape, generator=generator, dtype=torch.float64)
         return (2 * u - 0.5).clamp(0, 1)
 
-    def normal(self, like: Tensor, axis: int) -> Tensor:
-        """Gauss-Hermite nodes."""
-        x, w = (torch.as_tensor(a) for a in hermite(3 * self.nodes // 4 if self.check else self.nodes))
-        digits, shape = self._digits(like, axis, len(x))
+    def normal(self, like: Tensor, axis: int, jumps: Callable[[], Tensor]) -> Tensor:
+        """Gauss-Hermite nodes, or Gauss-Legendre nodes on the pieces between the jumps."""
+        edges = jumps()
+        nodes = 3 * self.nodes // 4 if self.check else self.nodes
+        digits, shape = self._digits(like, axis, (edges.shape[-1] + 1) * nodes)
         self.normals += digits.shape[1]
-        self.weight = self.weight * w[digits].prod(1)
-        return x[digits].to(like).reshape(shape).movedim(0, axis)
+        if edges.shape[-1]:
+            low, high = self._piece(edges, like, axis, digits // nodes, (-math.inf, math.inf))
+            node = (digits % nodes)[None]
+            x, w = (t.gather(0, node)[0] for t in normal_piece(low, high, nodes))
+        else:
+            x, w = (torch.as_tensor(a)[digits] for a in hermite(nodes))
+        self.weight = self.weight * w.prod(1)
+        return x.to(like).reshape(shape).movedim(0, axis)
 
 
 class Sections(Noise):
@@ -245,7 +302,7 @@ class Sections(Noise):
         """Numbers ``[sections, nodes + 1, M]`` given draws and limits ``[sections, M]``."""
         start = draw - width * torch.rand(draw.shape, generator=self.generator, dtype=torch.float64)
         start = start.maximum(low).minimum(high - width)
-        x, w = (torch.as_tensor(a) for a in _legendre(self.nodes))
+        x, w = (torch.as_tensor(a) for a in legendre(self.nodes))
         own = self.along == self._used + torch.arange(draw.shape[1])
         self._used += draw.shape[1]
         place = (((draw - start) / width) * own).sum(1)
@@ -258,27 +315,28 @@ class Sections(Noise):
 
     def uniform(self, like: Tensor, axis: int, jumps: Callable[[], Tensor]) -> Tensor:
         """Draws, and sections over a quarter of their piece."""
-        shape = like.movedim(axis, 0).shape
-        edges = jumps().detach()
-        count = edges.shape[-1]
-        flat = edges.expand(*like.shape, -1).movedim(axis, 0).reshape(self.sections, self.nodes + 1, -1, count)
-        flat = flat[:, -1].double().cpu()
-        eps = 4 * torch.finfo(like.dtype).eps
-        u = torch.rand(flat.shape[:2], generator=self.generator, dtype=torch.float64)
-        below = flat <= u[..., None]
-        low = torch.where(below, flat, 0.0).amax(-1) if count else torch.zeros_like(u)
-        high = torch.where(below, 1.0, flat).amin(-1) if count else torch.ones_like(u)
-        inside = ((high - low) / 4).clamp(max=eps)  # on a jump itself rounding would choose the piece
-        low, high = low + inside, high - inside
-        found = self._section(u.maximum(low).minimum(high), low, high, (high - low) / 4)
-        return found.reshape(shape[0], -1).to(like).reshape(shape).movedim(0, axis)
+        return self._numbers(torch.rand, like, axis, jumps(), (0.0, 1.0))
 
-    def normal(self, like: Tensor, axis: int) -> Tensor:
-        """Draws, and sections of length two."""
+    def normal(self, like: Tensor, axis: int, jumps: Callable[[], Tensor]) -> Tensor:
+        """Draws, and sections over a quarter of their piece, or of length two on longer ones."""
+        return self._numbers(torch.randn, like, axis, jumps(), (-math.inf, math.inf))
+
+    def _numbers(
+        self, draw: Callable[..., Tensor], like: Tensor, axis: int, edges: Tensor, ends: tuple[float, float]
+    ) -> Tensor:
         shape = like.movedim(axis, 0).shape
-        z = torch.randn(self.sections, math.prod(shape[1:]), generator=self.generator, dtype=torch.float64)
-        far = torch.full_like(z, math.inf)
-        found = self._section(z, -far, far, torch.full_like(z, 2.0))
+        flat = edges.detach().expand(*like.shape, -1).movedim(axis, 0)
+        flat = flat.reshape(self.sections, self.nodes + 1, math.prod(shape[1:]), edges.shape[-1])
+        flat = flat[:, -1].double().cpu()
+        x = draw(flat.shape[:2], generator=self.generator, dtype=torch.float64)
+        limits = [x.new_full((*x.shape, 1), end) for end in ends]
+        below = flat <= x[..., None]
+        low = torch.cat([limits[0], torch.where(below, flat, ends[0])], -1).amax(-1)
+        high = torch.cat([torch.where(below, ends[1], flat), limits[1]], -1).amin(-1)
+        # on a jump itself rounding would choose the piece
+        inside = ((high - low) / 4).clamp(max=4 * torch.finfo(like.dtype).eps)
+        low, high = low + inside, high - inside
+        found = self._section(x.maximum(low).minimum(high), low, high, ((high - low) / 4).clamp(max=2.0))
         return found.reshape(shape[0], -1).to(like).reshape(shape).movedim(0, axis)
 
 
@@ -289,7 +347,7 @@ class NoNoise(Noise):
         """Refuses."""
         raise TypeError("an exact computation asked for random numbers")
 
-    def normal(self, like: Tensor, axis: int) -> Tensor:
+    def normal(self, like: Tensor, axis: int, jumps: Callable[[], Tensor]) -> Tensor:
         """Refuses."""
         raise TypeError("an exact computation asked for random numbers")
 

@@ -203,9 +203,9 @@ class _Coarse(Noise):
         u = self.noise.uniform(like.new_empty(like.shape, dtype=SINGLE), axis, jumps)
         return u.clamp(min=torch.finfo(SINGLE).eps / 4).to(like)
 
-    def normal(self, like: Tensor, axis: int) -> Tensor:
+    def normal(self, like: Tensor, axis: int, jumps: Callable[[], Tensor]) -> Tensor:
         """Normal numbers, rounded to float32."""
-        return self.noise.normal(like.new_empty(like.shape, dtype=SINGLE), axis).to(like)
+        return self.noise.normal(like.new_empty(like.shape, dtype=SINGLE), axis, jumps).to(like)
 
 
 def _in(problem: Problem, dtype: torch.dtype) -> Problem:

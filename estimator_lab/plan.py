@@ -25,6 +25,7 @@ class Plan:
         wrt: which gradients.
         seed: the user's seed.
         largest: replicates in the largest block, a power of two.
+        strata: replicates over which random numbers are stratified; 1: they are independent.
     """
 
     problem: str
@@ -35,6 +36,7 @@ class Plan:
     wrt: tuple[str, ...]
     seed: int
     largest: int
+    strata: int = 1
 
     def size(self, index: int) -> int:
         """Replicates of a block: sixteen of `SMALLEST`, then eight of each power of two up to the largest."""
@@ -52,6 +54,10 @@ class Plan:
         while self.before(index) < replicates:
             index += 1
         return index
+
+    def rounded(self, replicates: int) -> int:
+        """Replicates of the fewest blocks that hold at least so many."""
+        return self.before(self.blocks(replicates))
 
     def block_seed(self, index: int) -> int:
         """Seed of a block. It depends on names alone, not on the last bits of weights or truth, nor on who draws it.

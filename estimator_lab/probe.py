@@ -56,13 +56,19 @@ class Probe:
             train_on(batch)
             probe.step(step, model)
 
-    In Lightning, on one process::
+    In Lightning, on one process, where the problem was made of the network ``net`` in the LightningModule::
 
         class Watch(lightning.Callback):
             def on_before_optimizer_step(self, trainer, module, optimizer):
-                probe.step(trainer.global_step, module)
+                probe.step(trainer.global_step, module.net)
 
-    In the Trainer of Hugging Face::
+            def state_dict(self):
+                return probe.state_dict()
+
+            def load_state_dict(self, state):
+                probe.load_state_dict(state)
+
+    In the Trainer of Hugging Face, on one process::
 
         class Watch(transformers.TrainerCallback):
             def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
@@ -189,6 +195,10 @@ class Probe:
         own = self.problem.weights()
         found = {k: weights[k].to(v) for k, v in own.items() if k in weights} or weights
         if told := unlike(self.problem, found):
+            if (part := _part(own, weights)) not in ("", "module"):  # of a wrapper, which was told
+                told = (
+                    f"the weights of {self.problem!r} are those of the part {part!r} of the module; give model.{part}"
+                )
             raise UsageError(f"{told}, or a function that makes the problem of the module's weights")
         return self.problem.at(found, f"step {step}")
 
@@ -269,6 +279,13 @@ def _copied(source: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
             dtype = torch.promote_types(tensor.dtype, torch.float32)
             found[_plain(name, source)] = tensor.detach().to(dtype, copy=True)
     return found
+
+
+def _part(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """The path under which all of a problem's weights are found, or an empty string."""
+    first = next(iter(own))
+    paths = (name.removesuffix(first) for name in found if name.endswith(f".{first}"))
+    return next((path[:-1] for path in paths if all(path + name in found for name in own)), "")
 
 
 def _plain(name: str, source: object) -> str:

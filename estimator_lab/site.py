@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from estimator_lab.errors import UsageError
-from estimator_lab.families import Discrete, Family
+from estimator_lab.families import Discrete, Family, Scored
 from estimator_lab.noise import Noise
 
 
@@ -74,6 +74,19 @@ class Site:
         return self.family
 
     @property
+    def scored(self) -> Scored:
+        """The family, as one with a log-probability.
+
+        Raises:
+            UsageError: its values move with theta, which no log-probability tells.
+        """
+        if not isinstance(self.family, Scored):
+            raise UsageError(
+                f"values of the {self.family!r} site {self.name!r} move with theta: it has no score function"
+            )
+        return self.family
+
+    @property
     def lead(self) -> int:
         """Number of leading axes ``[*extra, K, R, B]``."""
         return self.theta.dim() - len(self.spec.theta_shape)
@@ -90,6 +103,18 @@ class Site:
         # torch draws multiples of 2^-53 (2^-24 in float32) from [0, 1); of these, no logarithm can be taken of zero
         return u.clamp(min=torch.finfo(u.dtype).eps / 4)
 
+    def normal(self) -> Tensor:
+        """Standard normal numbers shaped like theta, to move it by."""
+        theta = self.theta.detach()
+        # the probability that a value changes when theta is moved has a kink at zero
+        return self._noise.normal(theta, self.lead - 2, lambda: theta.new_zeros(*theta.shape, 1))
+
+    def signs(self) -> Tensor:
+        """-1 or 1 with equal probabilities, shaped like theta."""
+        theta = self.theta.detach()
+        u = self._noise.uniform(theta, self.lead - 2, lambda: torch.full_like(theta, 0.5).unsqueeze(-1))
+        return 1 - 2 * (u < 0.5).to(theta.dtype)
+
     def sample(self, *, common: bool = False) -> Tensor:
         """Values of the units ``[*lead, *units, *value_shape]``, without gradient.
 
@@ -99,7 +124,10 @@ class Site:
         return self._draw(self.theta.detach(), common)
 
     def rsample(self) -> Tensor:
-        """Values reparameterised in theta; carries gradient for continuous families only."""
+        """Values with the derivative of ``family.sample`` at fixed noise; none for `Discrete` families.
+
+        It is all that theta does for `Reparameterised` families, and a part of it for others.
+        """
         return self._draw(self.theta, False)
 
     def _draw(self, theta: Tensor, common: bool) -> Tensor:
@@ -109,19 +137,16 @@ class Site:
         per_unit: tuple[Any, ...] = (..., *(0,) * len(self.family.theta_shape))
         like = source.detach()[per_unit]
         family = self.family
-        if isinstance(family, Discrete):
 
-            def jumps() -> Tensor:
-                found = family.jumps(theta.detach())
-                if not common or not extra:
-                    return found
-                # one number for all prepended entries: it jumps where any of their samples does
-                return found.flatten(0, extra - 1).movedim(0, -1).flatten(-2).sort(-1).values
+        def jumps() -> Tensor:
+            found = family.jumps(theta.detach())
+            if not common or not extra:
+                return found
+            # one number for all prepended entries: it jumps where any of their samples does
+            return found.flatten(0, extra - 1).movedim(0, -1).flatten(-2).sort(-1).values
 
-            noise = self._noise.uniform(like, axis, jumps)
-        else:
-            noise = self._noise.normal(like, axis)
-        return family.sample(theta, noise)
+        draw = self._noise.steps if family.noise == "uniform" else self._noise.normal
+        return family.sample(theta, draw(like, axis, jumps))
 
     def expand(self, loss: Tensor) -> Tensor:
         """A per-example quantity ``[*lead]`` with trailing axes of size one for the units and parameters."""
@@ -149,5 +174,5 @@ class Site:
 
     def score(self, value: Tensor, advantage: Tensor) -> Tensor:
         """A term of value zero ``[*lead]`` with gradient ``advantage * d log p(value) / d theta``."""
-        scores = self.family.score(self.theta.detach(), value.detach())
+        scores = self.scored.score(self.theta.detach(), value.detach())
         return self.inject(self.expand(advantage.detach()) * scores)

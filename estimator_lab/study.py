@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -119,7 +120,8 @@ def _examine_sampler(
 ) -> Finding:
     if isinstance(sampler.truth, GradientSampler):
         _compare_sides(sampler, sampler.truth, terms.seed)
-        truth = Truth.sampled(sampler.truth, truth_replicates, terms.seed)
+        steps = partial(progress, f"truth of {sampler.label}") if progress else None
+        truth = Truth.sampled(sampler.truth, truth_replicates, terms.seed, steps)
     else:
         truth = Truth.given({("weight", k): v.detach().cpu().double().numpy() for k, v in sampler.truth.items()})
     measurement = prepare_sampler(sampler, seed=terms.seed, reference=truth.mean)
@@ -303,9 +305,10 @@ def compare(
             fitting = [e for e, row in zip(estimators, refusals, strict=True) if not row[i]]
             if not fitting:
                 continue
-            if progress:
-                progress(f"truth of {problem.label}", 0, 0)
-            against = truth or Truth.of(problem, seed, wrt, truth_replicates)
+            steps = partial(progress, f"truth of {problem.label}") if progress else None
+            if steps:
+                steps(0, 0)
+            against = truth or Truth.of(problem, seed, wrt, truth_replicates, progress=steps)
             for e in fitting:
                 if progress:
                     progress(f"{e.label} on {problem.label}", 0, 0)

@@ -160,7 +160,7 @@ def _summed(problem: Problem) -> float | None:
     if (closed := problem.expected_loss(weights, offsets)) is not None:
         return float(closed.detach().double().mean())
     nodes = Exact().nodes
-    rules = (nodes,) if all(site.family.discrete for site in problem.sites) else (nodes, 3 * nodes // 4)
+    rules = (nodes, 3 * nodes // 4) if any(site.family.noise == "normal" for site in problem.sites) else (nodes,)
     try:
         found = [float(Chain(problem, Exact(n), ("unit",)).value(NoNoise()).double().mean()) for n in rules]
     except TooLarge:

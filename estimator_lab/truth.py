@@ -1,7 +1,7 @@
 """The expected gradient that estimators are held against."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
@@ -9,32 +9,21 @@ from typing import Self
 import numpy as np
 import torch
 
-from estimator_lab import cache as cached
-from estimator_lab.archive import arrays_of, record_of
+from estimator_lab import doors
 from estimator_lab.chain import Chain, Key
 from estimator_lab.errors import NotConverged, TooLarge, UsageError
 from estimator_lab.estimator import Estimator
-from estimator_lab.estimators import ControlledFlips, Exact, LeaveOneOut, LocalExpectation, PerSite
+from estimator_lab.estimators import Exact
+from estimator_lab.long_runs import Progress, Run, Stretch, black_box, by_layer, draw, refined, whole
 from estimator_lab.marginal import layer_sum
-from estimator_lab.measurement import Measurement, prepare, prepare_sampler
 from estimator_lab.moments import Array
 from estimator_lab.noise import NoNoise
-from estimator_lab.plan import SMALLEST
 from estimator_lab.problem import Problem
-from estimator_lab.record import Record
 from estimator_lab.sampler import GradientSampler
+from estimator_lab.statistics.pairing import contracted
 
 REPLICATES = 2**14
 """Draws of a truth that has to be estimated."""
-
-FLIPS = 2**26
-"""Largest tensor that single-unit flips may make; in wider networks they do not fit, and paths are compared instead."""
-
-LONG = 2.0
-"""Seconds of drawing from which on a truth is worth a file."""
-
-SCHEMA = 1
-"""Of the files; another number when what a record holds, or how blocks are drawn and joined, has changed."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +33,12 @@ class Truth:
     Attributes:
         mean: expected gradient per key, in its own shape.
         words: how it was found, in words.
-        record: the Monte Carlo run behind it, or None when it is exact.
-        estimator: what drew the record, or None.
+        runs: the Monte Carlo runs behind it; none when it is exact.
     """
 
     mean: Mapping[Key, Array]
     words: str
-    record: Record | None = None
-    estimator: Estimator | None = None
+    runs: tuple[Run, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Truth of {len(self.mean)} gradients, {self.words}>"
@@ -68,13 +55,14 @@ class Truth:
             TooLarge: too many states.
             NotConverged: the quadrature has not settled.
         """
+        problem = doors.a_problem(problem, "Truth.exact(problem)")
         if (closed := cls._closed(problem, wrt)) is not None:
             return cls(closed, "exact: closed form")
-        continuous = any(not s.family.discrete for s in problem.sites)
+        continuous = any(s.family.noise == "normal" for s in problem.sites)
         try:
             mean = cls._sum(problem, nodes, wrt)
         except TooLarge as error:
-            if continuous:
+            if not all(s.family.discrete for s in problem.sites):
                 raise
             try:
                 mean, sizes = layer_sum(problem, wrt)
@@ -94,7 +82,7 @@ class Truth:
         states = 1.0
         for site in problem.sites:
             states *= float(site.family.rule_size(nodes)) ** int(np.prod(site.units))
-        how = f"Gauss-Hermite quadrature, {nodes} nodes per unit" if continuous else f"sum over {states:.0f} states"
+        how = f"quadrature, {nodes} nodes per unit" if continuous else f"sum over {states:.0f} states"
         return cls(mean, f"exact: {how}")
 
     @staticmethod
@@ -137,8 +125,12 @@ class Truth:
         seed: int = 0,
         wrt: tuple[str, ...] = ("unit", "weight"),
         cache: bool = False,
+        progress: Progress | None = None,
     ) -> Self:
         """A long run of an unbiased estimator, on draws disjoint from those of any measurement.
+
+        Random numbers are stratified over every 32 replicates (`estimator_lab.noise.Stratified`), which lowers the
+        variance; errors are those of the means of whole strata.
 
         With ``cache`` a truth that took more than two seconds to draw is kept in a file of ``estimator_lab.cache``, and
         the next one of an equal plan (problem, weights, estimator, seed and dtype) goes on from there. It then has at
@@ -146,22 +138,35 @@ class Truth:
         this is not the default. A file is used only if the first 32 replicates, drawn again, are as they were: so a
         problem or an estimator whose code has changed is drawn afresh. A change that these do not show is not seen.
 
+        Args:
+            problem: what is differentiated.
+            estimator: how.
+            replicates: number of draws, rounded up to whole blocks.
+            seed: of the draws.
+            wrt: "unit" and/or "weight".
+            cache: go on from what was kept, and keep this.
+            progress: called with the replicates drawn and planned.
+
         Raises:
             UsageError: the estimator does not claim to be unbiased.
         """
+        call = "Truth.estimated(problem, estimator, replicates)"
+        problem, estimator = doors.a_problem(problem, call), doors.an_estimator(estimator, call)
         if estimator.unbiased is not True:
             raise UsageError(f"a truth is estimated with an unbiased estimator; {estimator!r} does not claim to be one")
-        measurement = prepare(problem, estimator, seed=seed, wrt=wrt, purpose="truth")
-        kept = _load(measurement) if cache else None
-        record = measurement.extend(kept, replicates)
-        if cache and record is not kept and record.seconds > LONG:
-            _store(measurement, record)
-        return cls._drawn(record, estimator.label, estimator)
+        return cls._drawn([whole(problem, estimator, seed, wrt)], replicates, cache, progress)
 
     @classmethod
-    def _drawn(cls, record: Record, label: str, estimator: Estimator | None) -> Self:
-        mean = {k: record.mean(k) for k in record.layout.shapes}
-        return cls(mean, f"estimated: {label}, {record.replicates} replicates", record, estimator)
+    def _drawn(cls, schedule: Sequence[Stretch], replicates: int, cache: bool, progress: Progress | None) -> Self:
+        return cls._of_runs(tuple(draw(schedule, replicates, cache, progress)))
+
+    @classmethod
+    def _of_runs(cls, runs: tuple[Run, ...]) -> Self:
+        mean = {k: run.record.mean(k) for run in runs for k in run.keys}
+        order = runs[0].record.layout.shapes
+        counts = [f"{run.record.replicates} replicates{f' for {run.name}' if run.name else ''}" for run in runs]
+        words = f"estimated: {runs[0].label}, {', '.join(counts)}"
+        return cls({k: mean[k] for k in order}, words, runs)
 
     @classmethod
     def of(
@@ -171,66 +176,52 @@ class Truth:
         wrt: tuple[str, ...] = ("unit", "weight"),
         replicates: int = REPLICATES,
         cache: bool = False,
+        progress: Progress | None = None,
     ) -> Self:
         """Exact where the states can be summed, jointly or layer by layer, and where the quadrature settles.
 
-        Else estimated, by the least noisy unbiased estimator at hand (`least_noisy`).
+        Else estimated, by the least noisy unbiased estimator at hand (`estimator_lab.long_runs.least_noisy`). Where
+        that changes single units, every layer has a run of its own, the later and cheaper ones being longer.
 
         Args:
             problem: what is differentiated.
             seed: of the draws, if any.
             wrt: "unit" and/or "weight".
-            replicates: of a truth that is estimated.
+            replicates: of a truth that is estimated; of the first layer's, where each has its own.
             cache: go on from a truth that was kept, and keep this one, if it is estimated (see `estimated`).
+            progress: called with the replicates drawn and planned, if it is estimated.
         """
+        problem = doors.a_problem(problem, "Truth.of(problem)")
         try:
             return cls.exact(problem, wrt)
         except (TooLarge, NotConverged):
-            return cls.estimated(problem, least_noisy(problem), replicates, seed, wrt, cache)
+            return cls._drawn(by_layer(problem, seed, wrt), replicates, cache, progress)
 
     @classmethod
-    def sampled(cls, sampler: GradientSampler, replicates: int, seed: int = 0) -> Self:
+    def sampled(
+        cls, sampler: GradientSampler, replicates: int, seed: int = 0, progress: Progress | None = None
+    ) -> Self:
         """A long run of a black box that is unbiased."""
-        record = prepare_sampler(sampler, seed=seed, purpose="truth").run(replicates)
-        return cls._drawn(record, sampler.label, None)
+        return cls._drawn([black_box(sampler, seed)], replicates, False, progress)
 
-    def refine(self, source: Problem | GradientSampler, replicates: int) -> Self:
-        """The same truth with at least so many replicates in all: it goes on with the draws that it has.
+    def refine(self, source: Problem | GradientSampler, replicates: int, progress: Progress | None = None) -> Self:
+        """The same truth with at least so many replicates: it goes on with the draws that it has.
 
         It equals a truth that was drawn at once with as many replicates, to the last bit. An exact truth, or one with
-        enough replicates, is returned as it is. The first batch, a thirty-second of the draws or less, is drawn again:
-        it must be as it was.
+        enough replicates, is returned as it is. The first batch of each run, a thirty-second of the draws or less, is
+        drawn again: it must be as it was.
 
         Args:
             source: the problem, or the black box, that this is the truth of.
-            replicates: in all.
+            replicates: in all, as they were asked for at first.
+            progress: called with the replicates drawn and planned.
 
         Raises:
             UsageError: it is the truth of something else, or of what another estimator drew, or the draws have changed.
         """
-        if self.record is None or self.record.replicates >= replicates:
+        if all(run.record.replicates >= replicates * run.times for run in self.runs):
             return self
-        plan = self.record.plan
-        if isinstance(source, GradientSampler):
-            label, measurement = source.label, prepare_sampler(source, seed=plan.seed, purpose=plan.purpose)
-        elif self.estimator is not None:
-            label = self.estimator.label
-            measurement = prepare(source, self.estimator, seed=plan.seed, wrt=plan.wrt, purpose=plan.purpose)
-        else:
-            raise UsageError(f"this truth was drawn from a black box ({plan.estimator}); refine it with that")
-        if measurement.plan != plan:
-            raise UsageError(
-                f"this is the truth of {plan.problem} by {plan.estimator}, and not of {source!r} as it is now; "
-                "refine a truth with the problem it was drawn from"
-            )
-        first = measurement.extend(None, max(self.record.batch_size, SMALLEST))
-        batches = self.record.means[: max(SMALLEST // self.record.batch_size, 1)]
-        if not _alike(batches.mean(0), first.moments.mean, plan.dtype):
-            raise UsageError(
-                f"{source!r} no longer gives the draws that this truth of it rests on: its data or its code have "
-                "changed; draw a new truth, and give each problem its own repr"
-            )
-        return self._drawn(measurement.extend(self.record, replicates), label, self.estimator)
+        return self._of_runs(tuple(refined(self.runs, source, replicates, progress)))
 
     @classmethod
     def given(cls, mean: Mapping[Key, Array], words: str = "given") -> Self:
@@ -240,75 +231,32 @@ class Truth:
     @property
     def is_exact(self) -> bool:
         """True when there is no Monte Carlo error."""
-        return self.record is None
+        return not self.runs
+
+    @property
+    def replicates(self) -> int:
+        """Draws of the shortest run; 0 when exact."""
+        return min((run.record.replicates for run in self.runs), default=0)
+
+    def batches(self, keys: Sequence[Key]) -> Array | None:
+        """Independent batch means ``[T, d]`` of some gradients, one after the other; None when exact.
+
+        Of gradients that come from several runs, those of the longer ones are reduced to as many as the shortest has.
+        """
+        if not self.runs:
+            return None
+        parts = {k: run.batches(k) for run in self.runs for k in run.keys if k in keys}
+        count = min(map(len, parts.values()))
+        return np.concatenate([contracted(parts[k], count) for k in keys], 1)
+
+    def carried(self, keys: Sequence[Key]) -> float:
+        """How many draws carry the error of some gradients, at least: the fewest of any run; infinite when exact."""
+        own = [(run, tuple(k for k in keys if k in run.keys)) for run in self.runs]
+        return min((run.carried(part) for run, part in own if part), default=math.inf)
 
     @cached_property
     def standard_error(self) -> dict[Key, Array]:
         """Standard error per key; zero when exact."""
-        if self.record is None:
+        if not self.runs:
             return {k: np.zeros_like(v) for k, v in self.mean.items()}
-        return {k: np.sqrt(self.record.variance(k) / self.record.replicates) for k in self.mean}
-
-
-# ---------------------------------------------------------------------- which estimator
-def least_noisy(problem: Problem) -> Estimator:
-    """The unbiased estimator that a truth is drawn with where no sum is possible.
-
-    Discrete sites: single-unit flips, with a control variate for the noise of the next site where there is one. In
-    networks that are too wide for that, and at Gaussian sites: leave-one-out over 16 paths. The pathwise gradient would
-    be far better at Gaussian sites, but is biased where the loss jumps, and a truth must not rest on what nobody has
-    checked.
-    """
-    paths = LeaveOneOut(16)
-    if not any(site.family.discrete for site in problem.sites):
-        return paths
-    flips = ControlledFlips() if len(problem.sites) > 1 else LocalExpectation()
-    mixed = not all(site.family.discrete for site in problem.sites)
-    if _flip_numbers(problem) * (paths.paths if mixed else 1) > FLIPS:
-        return paths
-    if not mixed:
-        return flips
-    return PerSite({site.name: flips if site.family.discrete else paths for site in problem.sites})
-
-
-def _flip_numbers(problem: Problem) -> int:
-    """Numbers in the largest tensor that flips make in the smallest block."""
-    changes = [math.prod(s.units) * (s.family.rule_size(1) - 1) if s.family.discrete else 0 for s in problem.sites]
-    widths = [math.prod(s.theta_shape) for s in problem.sites]
-    rows = [1 + a + b for a, b in zip(changes, [*changes[1:], 0], strict=True)]
-    return max(n * max(widths[i:]) for i, n in enumerate(rows)) * SMALLEST * problem.batch
-
-
-# ---------------------------------------------------------------------- what is kept
-def _identity(measurement: Measurement) -> str:
-    return f"{SCHEMA} {measurement.plan!r}"
-
-
-def _load(measurement: Measurement) -> Record | None:
-    """The record kept for a plan, if its first block can be drawn again."""
-    arrays = cached.load("truth", _identity(measurement))
-    if arrays is None:
-        return None
-    try:
-        record, first = record_of(arrays), (arrays["first_mean"], arrays["first_m2"])
-    except (KeyError, TypeError, ValueError):
-        return None
-    if (record.plan, record.layout, record.start) != (measurement.plan, measurement.layout, 0):
-        return None
-    block = measurement.block(0).moments
-    pairs = zip(first, (block.mean, block.m2), strict=True)
-    return record if all(_alike(kept, drawn, measurement.plan.dtype) for kept, drawn in pairs) else None
-
-
-def _alike(kept: Array, drawn: Array, dtype: str) -> bool:
-    """Whether numbers that were kept have been drawn again, perhaps on another machine."""
-    tolerance = 1e4 * torch.finfo(getattr(torch, dtype)).eps
-    atol = tolerance * float(np.abs(drawn).max(initial=0.0))
-    return kept.shape == drawn.shape and np.allclose(kept, drawn, rtol=tolerance, atol=atol)
-
-
-def _store(measurement: Measurement, record: Record) -> None:
-    """Keeps a record, with the first block apart: it tells later whether the same is still being drawn."""
-    block = measurement.block(0).moments
-    arrays = arrays_of(record) | {"first_mean": block.mean, "first_m2": block.m2}
-    cached.store("truth", _identity(measurement), arrays)
+        return {k: run.standard_error(k).reshape(self.mean[k].shape) for run in self.runs for k in run.keys}

@@ -306,6 +306,20 @@ def test_frame_and_words() -> None:
         found.effect("h9")
 
 
+@pytest.mark.parametrize("units", [2, 5])
+def test_progress_tells_what_is_measured(units: int) -> None:
+    """Draws of each choice that is not summed; what is summed is named once. Nothing else changes."""
+    problem, seen = Deep(3, units, 1), []
+    found = attribute(StraightThrough(), problem, budget=512, progress=lambda *told: seen.append(told))
+    reference = reference_for(problem).label
+    choices = [reference, "ST at h1", "ST at h1, h2", "ST at h1, h2, h3", "ST at h2", "ST at h3"]
+    names = [f"truth of {problem.label}", *(f"{choice} on {problem.label}" for choice in choices)]
+    assert list(dict.fromkeys(name for name, _, _ in seen)) == names
+    assert [(name, 0, 0) for name in names] == [told for told in seen if not told[2]]
+    assert len({name for name, done, planned in seen if done == planned > 0}) == found.runs - found.exact
+    assert found == attribute(StraightThrough(), problem, budget=512)
+
+
 def test_mistakes_are_named() -> None:
     problem = Deep(2, 2, 1)
     with pytest.raises(UsageError, match="a reference is unbiased"):
@@ -319,7 +333,7 @@ def test_mistakes_are_named() -> None:
             attribute(StraightThrough(), problem, truth=truth)
     with pytest.raises(UsageError, match="margin is positive"):
         attribute(StraightThrough(), problem, margin=0.0)
-    with pytest.raises(UsageError, match="applies to Normal sites"):
+    with pytest.raises(UsageError, match="applies to Reparameterised sites"):
         attribute(Pathwise(), problem)
 
 
@@ -463,7 +477,7 @@ def test_both_dtypes_see_the_same_numbers() -> None:
 
     single, double = (torch.zeros(4, 5, dtype=d) for d in (torch.float32, torch.float64))
     for method in ("uniform", "normal"):
-        more = (0, lambda: None) if method == "uniform" else (0,)
+        more = (0, lambda: None)
         a, b = (getattr(split_module._Coarse(MonteCarlo(7)), method)(like, *more) for like in (single, double))
         assert torch.equal(a.double(), b) and a.dtype == torch.float32 and b.dtype == torch.float64
         a, b = (getattr(MonteCarlo(7), method)(like, *more) for like in (single, double))

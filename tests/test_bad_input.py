@@ -134,7 +134,7 @@ def test_unknown_problems(fails):
 
 
 def test_an_estimator_on_the_wrong_family(fails):
-    fails(3, small("Pathwise"), "Pathwise applies to Normal sites", "list problems")
+    fails(3, small("Pathwise"), "Pathwise applies to Reparameterised sites", "list problems")
 
 
 # ---------------------------------------------------------------------- the command line
@@ -481,6 +481,8 @@ MODULE = torch.nn.Linear(1, 1)
         (lambda: lab.layer_statistics(ST, P, 64), r"the order is layer_statistics\(problem, estimator"),
         (lambda: lab.weight_moments(ST, P, 64), r"the order is weight_moments\(problem, estimator"),
         (lambda: lab.measure(ST, P, 64), r"the order is measure\(problem, estimator"),
+        (lambda: lab.exact_moments(ST, P), r"the order is exact_moments\(problem, estimator\)"),
+        (lambda: lab.exact_moments(P, "ST"), "pass an object of it"),
         (lambda: lab.attribute(P, ST), r"the order is attribute\(estimator, on=problem\)"),
         (lambda: lab.attribute(ST, MODULE), "lab.from_module"),
         (

@@ -6,6 +6,7 @@
 import dataclasses
 import importlib
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -499,7 +500,8 @@ def run_rule(nodes: int, chunk: int) -> dict[str, Tensor]:
         jumps = torch.stack([p.minimum(1 - p), p.maximum(1 - p)], -1).expand(1, count, 2, 2)
         a = rule.uniform(torch.empty(1, count, 2, dtype=torch.float64), 1, lambda: jumps)[0]
         like = torch.empty(count, 1, dtype=torch.float64)
-        return torch.cat([a, rule.uniform(like, 0, lambda: like[..., None, :0]), rule.normal(like, 0)], 1)
+        none = partial(like.new_empty, count, 1, 0)
+        return torch.cat([a, rule.uniform(like, 0, none), rule.normal(like, 0, none)], 1)
 
     learn = ProductRule(nodes)
     ask(learn, 1)

@@ -1,4 +1,4 @@
-"""The laws that the docstrings of Family and Discrete state, for every family of the table."""
+"""The laws that the docstrings of Family, Scored, Reparameterised and Discrete state, for every family of the table."""
 
 import itertools
 import math
@@ -7,12 +7,53 @@ import pytest
 import torch
 from torch import Tensor
 
-from estimator_lab.families import FAMILIES, Bernoulli, Categorical, Discrete, Family, Normal
+from estimator_lab.errors import UsageError
+from estimator_lab.families import (
+    FAMILIES,
+    AdditiveNoise,
+    Bernoulli,
+    Categorical,
+    Deterministic,
+    Discrete,
+    Dropout,
+    Family,
+    NoisySigmoid,
+    Normal,
+    RectifiedLogistic,
+    RectifiedNormal,
+    Reparameterised,
+    Scored,
+    StochasticTimesSmooth,
+)
+from estimator_lab.families.quadrature import hermite, legendre, normal_piece
 from estimator_lab.noise import MonteCarlo
 from estimator_lab.site import Site, SiteSpec
 
-OBJECTS: tuple[Family, ...] = (Bernoulli(), Categorical(2), Categorical(3), Normal())
+OBJECTS: tuple[Family, ...] = (
+    Bernoulli(),
+    Categorical(2),
+    Categorical(3),
+    Normal(),
+    AdditiveNoise(),
+    AdditiveNoise(0.3),
+    Dropout(),
+    Dropout(0.8),
+    NoisySigmoid(),
+    NoisySigmoid(0.4),
+    RectifiedNormal(),
+    RectifiedNormal(0.4),
+    RectifiedLogistic(),
+    RectifiedLogistic(0.6),
+    StochasticTimesSmooth(),
+    StochasticTimesSmooth(mask=1.0),
+    StochasticTimesSmooth(mask=0.3, smooth=0.8),
+    Deterministic(),
+    Deterministic("rectifier"),
+)
 DISCRETE = [f for f in OBJECTS if isinstance(f, Discrete)]
+SCORED = [f for f in OBJECTS if isinstance(f, Scored)]
+REPARAMETERISED = [f for f in OBJECTS if isinstance(f, Reparameterised)]
+UNIFORM = [f for f in OBJECTS if f.noise == "uniform"]
 UNITS = (2, 3)  # more than one unit axis
 LEADS = [(), (4,), (2, 1, 3)]
 
@@ -56,8 +97,56 @@ def weighted(family: Family, weight: Tensor, value: Tensor) -> Tensor:
     return weight.reshape(*weight.shape, *(1,) * (value.dim() - weight.dim())) * value
 
 
+def numbers(family: Family, theta: Tensor, nodes: int = 64) -> tuple[Tensor, Tensor]:
+    """Random numbers ``[S, *units]`` and weights that integrate over what ``sample`` takes, piece by piece."""
+    jumps = family.jumps(theta)
+    normal = family.noise == "normal"
+    if normal and not jumps.shape[-1]:
+        x, w = (torch.as_tensor(a).reshape(nodes, *(1,) * (jumps.dim() - 1)) for a in hermite(nodes))
+        return x.expand(nodes, *jumps.shape[:-1]), w
+    end = torch.full_like(jumps[..., :0].sum(-1, keepdim=True), math.inf if normal else 1.0)
+    edges = torch.cat([-end if normal else 0 * end, jumps, end], -1)
+    pieces = []
+    for low, high in itertools.pairwise(edges.unbind(-1)):
+        if normal:
+            pieces.append(normal_piece(low, high, nodes))
+        else:
+            x, w = (torch.as_tensor(a).reshape(nodes, *(1,) * low.dim()) for a in legendre(nodes))
+            pieces.append((low + (high - low) * x, (high - low) * w))
+    x, w = (torch.cat(t) for t in zip(*pieces, strict=True))
+    return x, w
+
+
+TESTED = (lambda x: x, lambda x: x.square(), lambda x: (x - 0.4).tanh())
+
+
 def test_every_family_of_the_table_is_tested():
     assert {type(f) for f in OBJECTS} == set(FAMILIES)
+
+
+@each(OBJECTS)
+def test_types_tell_the_attributes(family):
+    """A fixed finite support and a relaxation go together; nothing asks for more than a type."""
+    assert family.discrete == isinstance(family, Discrete)
+    assert not family.discrete or family.noise == "uniform"
+    assert isinstance(family, Reparameterised) != isinstance(family, Discrete | StochasticTimesSmooth)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: AdditiveNoise(0.0), "the deviation of AdditiveNoise is positive; found 0.0"),
+        (lambda: NoisySigmoid(-1.0), r'found -1.0: without noise it is Deterministic\("sigmoid"\)'),
+        (lambda: RectifiedNormal(0.0), r'found 0.0: without noise it is Deterministic\("rectifier"\)'),
+        (lambda: RectifiedLogistic(float("nan")), "the scale of RectifiedLogistic is positive; found nan"),
+        (lambda: Dropout(1.0), "a probability between 0 and 1; found keep=1.0"),
+        (lambda: StochasticTimesSmooth(mask=0.0), "exponents of StochasticTimesSmooth are positive; found mask=0.0"),
+        (lambda: Deterministic("tanh"), 'is "sigmoid" or "rectifier"; found \'tanh\''),
+    ],
+)
+def test_parameters_that_make_no_law_are_told(make, told):
+    with pytest.raises(UsageError, match=told):
+        make()
 
 
 @each(OBJECTS)
@@ -75,8 +164,10 @@ def test_shapes(family, lead):
     value = family.sample(theta, noise)
     assert value.shape == (*lead, *UNITS, *family.value_shape)
     assert family.mean(theta).shape == value.shape
-    assert family.log_prob(theta, value).shape == (*lead, *UNITS)
-    assert family.score(theta, value).shape == theta.shape
+    assert family.jumps(theta).shape[:-1] == (*lead, *UNITS)
+    if isinstance(family, Scored):
+        assert family.log_prob(theta, value).shape == (*lead, *UNITS)
+        assert family.score(theta, value).shape == theta.shape
     values, weights = family.rule(theta, 5)
     size = family.rule_size(5)
     assert values.shape == (size, *value.shape) and weights.shape == (size, *lead, *UNITS)
@@ -86,7 +177,6 @@ def test_shapes(family, lead):
         assert z.shape == family.condition(theta, value, u).shape == theta.shape
         assert family.squash(z, 0.5).shape == family.harden(z).shape == value.shape
         assert family.alternatives(value).shape == (size, *value.shape)
-        assert family.jumps(theta).shape[:-1] == noise.shape
         assert family.perturb_jumps(theta).shape[:-1] == theta.shape
 
 
@@ -100,9 +190,10 @@ def test_lead_axes_are_a_map(family):
     calls = [
         lambda t, n, v, w: family.mean(t),
         lambda t, n, v, w: family.sample(t, n),
-        lambda t, n, v, w: family.log_prob(t, v),
-        lambda t, n, v, w: family.score(t, v),
+        lambda t, n, v, w: family.jumps(t),
     ]
+    if isinstance(family, Scored):
+        calls += [lambda t, n, v, w: family.log_prob(t, v), lambda t, n, v, w: family.score(t, v)]
     if isinstance(family, Discrete):
         calls += [lambda t, n, v, w: family.perturb(t, w), lambda t, n, v, w: family.condition(t, v, w)]
     for call in calls:
@@ -114,14 +205,14 @@ def test_lead_axes_are_a_map(family):
 @each(OBJECTS)
 def test_rule_integrates_one_to_one_and_the_value_to_the_mean(family):
     for theta in thetas(family):
-        values, weights = family.rule(theta, 16)
+        values, weights = family.rule(theta, 64)
         torch.testing.assert_close(
             weights.sum(0), torch.ones(units_of(family, theta), dtype=theta.dtype), rtol=0, atol=1e-14
         )
-        torch.testing.assert_close(weighted(family, weights, values).sum(0), family.mean(theta), rtol=1e-13, atol=1e-14)
+        torch.testing.assert_close(weighted(family, weights, values).sum(0), family.mean(theta), rtol=1e-12, atol=1e-13)
 
 
-@each(OBJECTS)
+@each([Normal(), *DISCRETE])
 def test_rule_weights_are_the_law(family):
     """Finite: the weights are exp(log_prob). Gaussian: the rule integrates x^2 and x^4."""
     for theta in thetas(family):
@@ -136,25 +227,72 @@ def test_rule_weights_are_the_law(family):
 
 
 @each(OBJECTS)
-def test_gradient_of_the_rule_is_that_of_the_integral(family):
-    """Of E x^2: for finite families by the score, for Normal in closed form."""
+def test_rule_has_the_law_of_sample(family):
+    """Expectations by the rule are those over the numbers that sample takes, integrated piece by piece."""
+    for theta in (theta_of(family), theta_of(family, scale=0.1), theta_of(family, scale=3.0)):
+        values, weights = family.rule(theta, 64)
+        x, w = numbers(family, theta)
+        drawn = family.sample(theta.expand(len(x), *theta.shape), x)
+        for f in TESTED:
+            by_rule, by_sample = weighted(family, weights, f(values)).sum(0), weighted(family, w, f(drawn)).sum(0)
+            torch.testing.assert_close(by_rule, by_sample, rtol=1e-9, atol=1e-10)
+
+
+@each(REPARAMETERISED)
+def test_the_derivative_of_sample_is_the_whole_gradient(family):
+    """E[f'(x) dx/dtheta] over the numbers is the gradient of the sum over the rule."""
     theta = theta_of(family).requires_grad_()
-    values, weights = family.rule(theta, 16)
+    values, weights = family.rule(theta, 64)
+    x, w = numbers(family, theta.detach())
+    for f in TESTED:
+        (whole,) = torch.autograd.grad((weights * f(values)).sum(), theta, retain_graph=True)
+        (path,) = torch.autograd.grad((w * f(family.sample(theta.expand(len(x), *theta.shape), x))).sum(), theta)
+        torch.testing.assert_close(whole, path, rtol=1e-9, atol=1e-10)
+
+
+@each([f for f in OBJECTS if not isinstance(f, Reparameterised)])
+def test_others_do_not_pass_for_reparameterised(family):
+    """The same test fails where the derivative of sample is not the whole gradient."""
+    theta = theta_of(family).requires_grad_()
+    values, weights = family.rule(theta, 64)
+    x, w = numbers(family, theta.detach())
+    drawn = family.sample(theta.expand(len(x), *theta.shape), x)
+    f = torch.arange(1, 1 + (family.value_shape or (1,))[0], dtype=theta.dtype)
+    whole, path = (
+        torch.autograd.grad((weighted(family, a, b) * f).sum(), theta)[0]
+        if b.requires_grad
+        else torch.zeros_like(theta)
+        for a, b in ((weights, values + 0 * theta), (w, drawn))
+    )
+    assert float((whole - path).abs().max()) > 0.01
+
+
+@each([f for f in SCORED if f.theta_shape == f.value_shape])
+def test_gradient_of_the_rule_is_that_of_the_integral(family):
+    """Of E x^2, by the score."""
+    theta = theta_of(family).requires_grad_()
+    values, weights = family.rule(theta, 64)
     square = weighted(family, weights, values.square())
     number = torch.arange(1.0, 1 + (family.value_shape or (1,))[0], dtype=theta.dtype) if family.value_shape else 1.0
     (gradient,) = torch.autograd.grad((square * number).sum(), theta)
-    if isinstance(family, Normal):
-        expected = torch.stack([2 * theta[..., 0], 2 * (2 * theta[..., 1]).exp()], -1)
-    else:
-        f = (values.square() * number).detach()
-        f = f.sum(-1) if family.value_shape else f
-        scores = family.score(theta.detach(), values.detach())
-        w = (weights * f).detach()
-        expected = (w.reshape(*w.shape, *(1,) * len(family.theta_shape)) * scores).sum(0)
+    f = (values.square() * number).detach()
+    f = f.sum(-1) if family.value_shape else f
+    scores = family.score(theta.detach(), values.detach())
+    w = (weights * f).detach()
+    expected = (w.reshape(*w.shape, *(1,) * len(family.theta_shape)) * scores).sum(0)
+    torch.testing.assert_close(gradient, expected.detach(), rtol=1e-11, atol=1e-12)
+
+
+def test_gradient_of_the_gaussian_rule_is_in_closed_form():
+    """Of E x^2."""
+    family, theta = Normal(), theta_of(Normal()).requires_grad_()
+    values, weights = family.rule(theta, 16)
+    (gradient,) = torch.autograd.grad((weights * values.square()).sum(), theta)
+    expected = torch.stack([2 * theta[..., 0], 2 * (2 * theta[..., 1]).exp()], -1)
     torch.testing.assert_close(gradient, expected.detach(), rtol=1e-12, atol=1e-13)
 
 
-@each(OBJECTS)
+@each(SCORED)
 def test_score_is_the_derivative_of_log_prob(family):
     for theta in thetas(family):
         values, _ = family.rule(theta, 6)
@@ -164,10 +302,10 @@ def test_score_is_the_derivative_of_log_prob(family):
             torch.testing.assert_close(family.score(theta, value), slope, rtol=1e-12, atol=1e-14)
 
 
-@each(OBJECTS)
+@each(SCORED)
 def test_score_has_expectation_zero(family):
     for theta in thetas(family):
-        values, weights = family.rule(theta, 16)
+        values, weights = family.rule(theta, 64)
         scores = family.score(theta, values)
         mean = (weights.reshape(*weights.shape, *(1,) * len(family.theta_shape)) * scores).sum(0)
         torch.testing.assert_close(mean, torch.zeros_like(theta), rtol=0, atol=1e-12)
@@ -177,6 +315,8 @@ def test_score_has_expectation_zero(family):
 def test_log_prob_and_mean_are_differentiable(family):
     theta = theta_of(family).requires_grad_()
     assert torch.autograd.gradcheck(family.mean, (theta,))
+    if not isinstance(family, Scored):
+        return
     value = family.sample(theta.detach(), torch.full(UNITS, 0.3, dtype=torch.float64))
     assert torch.autograd.gradcheck(lambda t: family.log_prob(t, value), (theta,))
 
@@ -211,7 +351,7 @@ def test_normal_sample_has_the_law():
     assert torch.autograd.gradcheck(lambda t: family.sample(t, e.detach()), (leaf,))
 
 
-@each(DISCRETE)
+@each(UNIFORM)
 def test_sample_jumps_only_where_it_says(family):
     theta = theta_of(family)
     jumps = family.jumps(theta)

@@ -1328,3 +1328,12 @@ def test_state_that_only_theta_shows_is_named():
         lab.from_module(
             Leaky(), torch.nn.CrossEntropyLoss(reduction="none"), (torch.randn(3, 3), torch.tensor([0, 1, 1]))
         )
+
+
+def test_a_batch_of_one_strided_example() -> None:
+    """A column of a matrix of one row is no view of bytes."""
+    net = nn.Sequential(nn.Linear(3, 2), Stochastic(lab.Bernoulli()), nn.Linear(2, 1))
+    columns = torch.arange(8.0).reshape(1, 8)
+    problem = lab.from_module(net, lambda out, y: (out[:, 0] - y) ** 2, (columns[:, :3], columns[:, 3]))
+    other = lab.from_module(net, lambda out, y: (out[:, 0] - y) ** 2, (columns[:, :3], columns[:, 4]))
+    assert repr(problem) != repr(other) and lab.Truth.of(problem).is_exact

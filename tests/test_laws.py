@@ -12,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from neuron_nets import NETS
 from torch import Tensor
 
 from estimator_lab.chain import Chain
@@ -20,11 +21,16 @@ from estimator_lab.estimator import Estimator, about
 from estimator_lab.estimators import (
     ARM,
     ESTIMATORS,
+    SPSA,
     Callback,
     ControlledFlips,
+    CurveThrough,
     DisARM,
     DropIn,
     Exact,
+    FieteSeung,
+    FiniteDifferences,
+    FittedStraightThrough,
     LeaveOneOut,
     LocalExpectation,
     MeanField,
@@ -56,7 +62,12 @@ HARD = (
     Rebar,
     StraightThrough,
     StraightThroughGumbelSoftmax,
+    CurveThrough,
+    FittedStraightThrough,
     ReinMax,
+    FiniteDifferences,
+    SPSA,
+    FieteSeung,
 )
 
 
@@ -64,7 +75,7 @@ def fits(estimator: Estimator, problem: Problem) -> bool:
     return all(isinstance(site.family, estimator.families) for site in problem.sites)
 
 
-PAIRS = [(e, p) for e, p in itertools.product(ESTIMATORS, TOYS) if fits(e, p)]
+PAIRS = [(e, p) for e, p in itertools.product(ESTIMATORS, (*TOYS, *NETS)) if fits(e, p)]
 PAIRS += [(e, DIGITS) for e in (DisARM(), LeaveOneOut(4), LocalExpectation(), Rebar(), ReinMax(), MeanField())]
 
 
@@ -168,7 +179,12 @@ def test_costs_are_as_stated():
         MuProp(): (2, 1),
         Rebar(): (3, 2),
         StraightThrough(): (1, 1),
+        CurveThrough(): (1, 1),
         ReinMax(): (1, 1),
+        FiniteDifferences(): (2 * 3 + 1, 0),
+        SPSA(): (3, 0),
+        FieteSeung(): (3, 0),
+        FieteSeung(baseline=None): (2, 0),
         MeanField(): (1, 1),
         Exact(): (8, 0),
     }
@@ -219,7 +235,7 @@ def test_wrong_shapes_are_told():
         measure(OneBit(), Summed(), 10)
     with pytest.raises(UsageError, match=r"passed a value with shape .* on from site 'h1'"):
         measure(TwoLayer(), Squeezed(), 10)
-    with pytest.raises(UsageError, match=r"applies to Normal sites, and not to the Bernoulli\(\) site 'x'"):
+    with pytest.raises(UsageError, match=r"applies to Reparameterised sites, and not to the Bernoulli\(\) site 'x'"):
         measure(OneBit(), Pathwise(), 10)
 
 
@@ -365,8 +381,8 @@ class Recorder(Noise):
         self.drawn.append((self.source.uniform(like, axis, jumps), axis))
         return self.drawn[-1][0].clone()
 
-    def normal(self, like, axis):
-        self.drawn.append((self.source.normal(like, axis), axis))
+    def normal(self, like, axis, jumps):
+        self.drawn.append((self.source.normal(like, axis, jumps), axis))
         return self.drawn[-1][0].clone()
 
 
@@ -381,8 +397,8 @@ class Replay(Noise):
         assert number.shape == like.shape
         return number.clone()
 
-    def normal(self, like, axis):
-        return self.uniform(like, axis, None)
+    def normal(self, like, axis, jumps):
+        return self.uniform(like, axis, jumps)
 
 
 @pairs()
@@ -426,7 +442,7 @@ def unit_differences(problem: Problem, h: float) -> dict[str, Tensor]:
     return slopes
 
 
-@pytest.mark.parametrize("problem", [p for p in TOYS if p.sites[0].family.discrete] + [DIGITS], ids=repr)
+@pytest.mark.parametrize("problem", [p for p in TOYS if p.sites[0].family.discrete] + [DIGITS, *NETS], ids=repr)
 def test_unit_truth_is_the_slope_of_the_expected_loss(problem):
     truth = Truth.exact(problem, ("unit",))
     assert truth.is_exact and "exact" in truth.words
@@ -484,7 +500,9 @@ def test_estimated_truth():
     with pytest.raises(UsageError, match="does not claim to be"):
         Truth.estimated(problem, StraightThrough(), 100)
     # other draws than a measurement's of the same estimator and seed
-    assert not np.array_equal(truth.record.moments.mean, measure(problem, LocalExpectation(), 2**12).moments.mean)
+    assert not np.array_equal(
+        truth.runs[0].record.moments.mean, measure(problem, LocalExpectation(), 2**12).moments.mean
+    )
 
 
 # ---------------------------------------------------------------------- global state
@@ -647,6 +665,42 @@ class Fickle(TwoLayer):
 def test_a_problem_that_vmap_maps_wrongly_runs_in_a_loop():
     chain = Chain(Fickle(), DisARM())
     assert "vmap gives other values or derivatives than a loop" in chain.notes[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Blunt(TwoLayer):
+    """Gives the right values under vmap, but no derivatives of its loss, or others than in a loop."""
+
+    lost: str = "all"
+
+    def loss(self, weights, samples, thetas):
+        if not torch._C._functorch.is_batchedtensor(samples[0]):
+            return super().loss(weights, samples, thetas)
+        if self.lost == "all":
+            return super().loss(weights, samples, thetas).detach()
+        if self.lost == "of v":
+            return super().loss({**weights, "v": weights["v"].detach()}, samples, thetas)
+        more = samples[-1].sum(-1)  # a slope without a value
+        return super().loss(weights, samples, thetas) + (more - more.detach())
+
+
+@pytest.mark.parametrize(
+    ("lost", "told"), [("all", "loses the derivatives"), ("of v", "gives other"), ("none", "gives other")]
+)
+def test_a_problem_whose_derivatives_vmap_gets_wrong_runs_in_a_loop(lost, told):
+    """The values are right: only the derivatives tell. Gradients are those of the twin that can be mapped."""
+    slow, fast = (Chain(problem, StraightThrough()) for problem in (Blunt(lost=lost), TwoLayer()))
+    assert slow.looped and f"vmap {told}" in slow.notes[0] and not fast.looped
+    a, b, mapped = (c.draw(3, MonteCarlo("loop")) for c in (slow, fast, _mapped(Blunt(lost=lost))))
+    for key in b:
+        torch.testing.assert_close(a[key], b[key], rtol=1e-12, atol=1e-13)
+    assert any(not torch.allclose(mapped[key], b[key]) for key in b)  # mapped all the same, it would be wrong
+
+
+def _mapped(problem):
+    chain = Chain(problem, StraightThrough())
+    chain.looped = False
+    return chain
 
 
 # ---------------------------------------------------------------------- doors for a user's estimator

@@ -26,14 +26,15 @@ from estimator_lab.estimators import (
 from estimator_lab.evaluation import group_of
 from estimator_lab.expectation import exact_moments
 from estimator_lab.families import Bernoulli, Categorical, Normal
+from estimator_lab.long_runs import by_layer, least_noisy, whole
 from estimator_lab.marginal import _Layers, layer_sum
 from estimator_lab.measurement import Measurement, measure, prepare
-from estimator_lab.noise import MonteCarlo
+from estimator_lab.noise import MonteCarlo, Stratified
 from estimator_lab.problem import Problem
 from estimator_lab.problems import ChainOfFour, OneBit, QuadraticForm, TwoLayer
 from estimator_lab.sampler import GradientSampler
 from estimator_lab.site import SiteSpec
-from estimator_lab.truth import Truth, least_noisy
+from estimator_lab.truth import Truth
 
 
 class Net(Problem):
@@ -357,7 +358,7 @@ def test_layer_by_layer_refuses_what_it_cannot_sum():
         layer_sum(bits(18, 18))
     with pytest.raises(TooLarge, match="pairs of states that the loss depends on"):
         layer_sum(bits(13, 13, coupled=True))
-    with pytest.raises(TooLarge, match="continuous layers"):
+    with pytest.raises(TooLarge, match="without a fixed finite support"):
         layer_sum(Net((Bernoulli(), 2), (Normal(), 1)))
     with pytest.raises(TooLarge, match=r"more than the 67108864 that are summed.*layers be summed one by one"):
         Truth.exact(bits(18, 18))
@@ -422,15 +423,120 @@ def test_the_truth_is_found_in_the_best_way():
         "h2": LeaveOneOut(16),
     }
     assert least_noisy(bits(2000, 2000, batch=16)) == LeaveOneOut(16)  # flips would make 4001 x 32 x 16 x 2000 numbers
-    assert Truth.of(bits(24, 3), replicates=64).estimator == ControlledFlips()
+    runs = Truth.of(bits(24, 3), replicates=64).runs
+    assert [run.estimator for run in runs] == [ControlledFlips(), PerSite({"h1": Sample()}, ControlledFlips())]
 
 
-@pytest.mark.parametrize("problem", [Net((Bernoulli(), 2), (Normal(), 1)), bits(3, 3, 2, skip=True, batch=2)], ids=repr)
-def test_the_least_noisy_estimator_is_unbiased(problem):
-    """At most 100 coordinates at 7 standard errors of some 2^13 draws each: 3e-10."""
-    truth = Truth.estimated(problem, least_noisy(problem), 2**13)
-    for key, exact in Truth.exact(problem).mean.items():
-        assert (np.abs(truth.mean[key] - exact) <= 7 * truth.standard_error[key] + 1e-9).all(), key
+class Tied(Problem):
+    """Three layers; one weight feeds the first and the second, one all but the first, one the last and the loss."""
+
+    batch = 2
+    sites = tuple(SiteSpec(name, Bernoulli(), (n,)) for name, n in (("a", 2), ("b", 1), ("c", 1)))
+
+    def weights(self):
+        values = {"first": [0.4, -0.9], "later": [1.3, -0.6], "last": [0.8, -1.7], "loss": [0.5]}
+        return {k: torch.tensor(v, dtype=torch.float64) for k, v in values.items()}
+
+    def theta(self, weights, samples):
+        x = torch.tensor([[0.7], [-1.2]], dtype=torch.float64)
+        if not samples:
+            return weights["first"] * x + 0.3
+        if len(samples) == 1:
+            return samples[0] @ weights["first"][:, None] + samples[0] @ weights["later"][:, None] - x
+        return samples[1] * weights["later"][0] + samples[0][:, :1] * weights["last"][0] - 0.4
+
+    def loss(self, weights, samples, thetas):
+        a, b, c = (x[:, 0] for x in samples)
+        return weights["loss"] * (c - 0.3 * a) ** 2 + weights["last"][1] * b * c + a * b * c
+
+
+@pytest.mark.parametrize("problem", [Tied(), bits(2, 1, 1, skip=True)], ids=repr)
+def test_every_layer_has_a_run_that_is_unbiased_for_it(problem):
+    """By exact moments; the run of a later layer is wrong for what feeds an earlier one."""
+    truth, missed = joint(problem), 0
+    schedule = by_layer(problem, 0, ("unit", "weight"))
+    assert [stretch.name for stretch in schedule] == [site.name for site in problem.sites]
+    assert sorted(k for stretch in schedule for k in stretch.keys) == sorted(truth)
+    scale = max(np.abs(t).max() for t in truth.values())
+    for stretch in schedule:
+        found = exact_moments(problem, stretch.estimator)
+        for key, exact in truth.items():
+            right = np.allclose(found[key].mean, exact.ravel(), rtol=0, atol=1e-12 * scale)
+            assert right or key not in stretch.keys, (stretch.name, key)
+            missed += not right
+    assert missed >= 3
+    if isinstance(problem, Tied):
+        keys = {stretch.name: {name for kind, name in stretch.keys if kind == "weight"} for stretch in schedule}
+        assert keys == {"a": {"first"}, "b": {"later"}, "c": {"last", "loss"}}
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        [whole(Net((Bernoulli(), 2), (Normal(), 1)), least_noisy(Net((Bernoulli(), 2), (Normal(), 1))), 0, ("unit",))],
+        by_layer(bits(3, 3, 2, skip=True, batch=2), 0, ("unit", "weight")),
+        by_layer(Tied(), 0, ("unit", "weight")),
+    ],
+    ids=["mixed", "skip", "tied"],
+)
+def test_long_runs_are_unbiased(schedule):
+    """At most 100 coordinates at 9 standard errors of at least 31 degrees of freedom: 4e-8."""
+    truth = Truth._drawn(schedule, 2**12, False, None)
+    problem = schedule[0].measurement.source.problem
+    exact = Truth.exact(problem).mean
+    assert [run.record.replicates for run in truth.runs] == [2**12 * stretch.times for stretch in schedule]
+    for key, mean in truth.mean.items():
+        assert (np.abs(mean - exact[key]) <= 9 * truth.standard_error[key] + 1e-9).all(), key
+    keys = tuple(truth.mean)
+    batches = truth.batches(keys)
+    assert batches.shape == (32, sum(m.size for m in truth.mean.values()))
+    np.testing.assert_allclose(batches.mean(0), np.concatenate([m.ravel() for m in truth.mean.values()]), atol=1e-12)
+    assert truth.carried(keys) == min(run.carried(run.keys) for run in truth.runs) < truth.replicates
+
+
+def test_strata_hold_each_interval_once():
+    """Every number on its own, and together independent: the intervals of two numbers are all pairs equally often.
+
+    4 x 4 pairs of 2^15 groups: chi-squared with 15 - 6 degrees of freedom, as rows and columns are fixed, below 60 but
+    for 1e-9.
+    """
+    noise = Stratified(MonteCarlo("strata"), 4)
+    u = noise.uniform(torch.empty(3, 2**17, 2, dtype=torch.float64), 1, lambda: torch.empty(0))
+    interval = (4 * u).long()
+    assert torch.equal(interval.unflatten(1, (-1, 4)).sort(2).values[..., 0], torch.arange(4).expand(3, 2**15, 4))
+    place = 4 * u - interval
+    assert abs(float(place.mean()) - 0.5) < 6 * (1 / 12 / place.numel()) ** 0.5
+    for k in range(3):
+        counts = torch.bincount(4 * interval[k, :, 0] + interval[k, :, 1], minlength=16).double()
+        # of n random permutations the count of a pair has the variance n (1/4) / 3 times 4 of a multinomial one
+        assert float(((counts - 2**13) ** 2).sum() / 2**13 * 0.75) < 60
+    low = Stratified(MonteCarlo("strata"), 32).uniform(torch.empty(2**15, 8), 0, lambda: torch.empty(0))
+    assert low.min() >= 0 and low.max() < 1
+    z = noise.normal(torch.empty(2**17, 1, dtype=torch.float64), 0, lambda: torch.empty(0))
+    assert z.isfinite().all() and abs(float(z.mean())) < 6 / 2**17**0.5 and abs(float(z.var()) - 1) < 0.05
+
+
+def test_strata_do_not_depend_on_parts():
+    whole_, parts = (prepare(bits(3), LocalExpectation(), purpose="truth", strata=32, memory=m) for m in (2**30, 2**9))
+    assert parts.part < 256
+    index = next(i for i in range(99) if whole_.plan.size(i) == 256)
+    np.testing.assert_allclose(whole_.block(index).moments.mean, parts.block(index).moments.mean, atol=1e-14)
+
+
+def test_standard_errors_are_those_of_strata():
+    """The scatter of 64 truths is what they say of it, and less than that of independent draws.
+
+    Were all six coordinates one, the scatter would be chi-squared with 63 degrees of freedom: between 1/2 and 2 times
+    its expectation but for 3e-6, and nearer for several.
+    """
+    problem = bits(3, batch=2)
+    truths = [Truth.estimated(problem, LocalExpectation(), 1024, seed, wrt=("unit",)) for seed in range(64)]
+    key = ("unit", "h1")
+    scatter = np.var([t.mean[key] for t in truths], axis=0, ddof=1).sum()
+    told = np.mean([t.standard_error[key] ** 2 for t in truths], axis=0).sum()
+    independent = np.mean([t.runs[0].record.variance(key) / 1024 for t in truths], axis=0).sum()
+    assert 0.5 < scatter / told < 2
+    assert told < 0.7 * independent
 
 
 # ---------------------------------------------------------------------- going on
@@ -448,7 +554,7 @@ DRAWN = TwoLayer()
 def test_a_refined_truth_is_one_that_was_drawn_at_once(estimator):
     few, many = (Truth.estimated(DRAWN, estimator, n, seed=5) for n in (500, 3000))
     fine = few.refine(DRAWN, 3000)
-    assert same(fine.record, many.record) and not same(few.record, many.record)
+    assert same(fine.runs[0].record, many.runs[0].record) and not same(few.runs[0].record, many.runs[0].record)
     assert fine.words == many.words and all(np.array_equal(fine.mean[k], many.mean[k]) for k in many.mean)
     assert fine.refine(DRAWN, 100) is fine
     assert Truth.exact(DRAWN).refine(DRAWN, 10**9).is_exact
@@ -483,7 +589,7 @@ class Rows(Problem):
 @pytest.mark.parametrize("replicates", [32, 100, 4000])
 def test_a_truth_of_other_examples_is_not_refined(replicates):
     few = Truth.estimated(Rows(2.0), LocalExpectation(), replicates)
-    assert few.refine(Rows(2.0), 5000).record.replicates >= 5000
+    assert few.refine(Rows(2.0), 5000).runs[0].record.replicates >= 5000
     with pytest.raises(UsageError, match=r"Rows\(\) no longer gives the draws"):
         few.refine(Rows(-1.0), 5000)
 
@@ -512,7 +618,7 @@ def test_problems_without_floating_weights_are_told(monkeypatch, weights):
 def test_a_black_box_is_refined_as_well():
     sampler = GradientSampler(lambda: {"w": torch.randn(3)}, truth={"w": torch.zeros(3)}, name="noise")
     few, many = (Truth.sampled(sampler, n) for n in (64, 512))
-    assert same(few.refine(sampler, 512).record, many.record)
+    assert same(few.refine(sampler, 512).runs[0].record, many.runs[0].record)
     with pytest.raises(UsageError, match="black box"):
         few.refine(DRAWN, 512)
 
@@ -522,7 +628,7 @@ def test_a_black_box_is_refined_as_well():
 def kept(monkeypatch, tmp_path):
     """A folder for truths, however little time they took; and the blocks that are drawn."""
     monkeypatch.setenv("ESTIMATOR_LAB_CACHE", str(tmp_path / "kept"))
-    monkeypatch.setattr("estimator_lab.truth.LONG", -1.0)
+    monkeypatch.setattr("estimator_lab.long_runs.LONG", -1.0)
     drawn, real = [], Measurement.block
     monkeypatch.setattr(Measurement, "block", lambda self, index: drawn.append(index) or real(self, index))
     return tmp_path / "kept", drawn
@@ -548,16 +654,18 @@ def test_a_kept_truth_is_read_and_goes_on(kept):
     folder, drawn = kept
     fresh, more = estimate(keep=False), estimate(replicates=3000, keep=False)
     assert not folder.exists()
-    assert same(estimate().record, fresh.record)
+    assert same(estimate().runs[0].record, fresh.runs[0].record)
     (file,) = folder.iterdir()
     drawn.clear()
-    assert same(estimate().record, fresh.record) and drawn == [0]  # the one that shows whether the file still holds
+    assert same(estimate().runs[0].record, fresh.runs[0].record) and drawn == [
+        0
+    ]  # the one that shows whether the file still holds
     drawn.clear()
-    assert same(estimate(replicates=3000).record, more.record)
-    assert min(set(drawn) - {0}) == fresh.record.stop and list(folder.iterdir()) == [file]
+    assert same(estimate(replicates=3000).runs[0].record, more.runs[0].record)
+    assert min(set(drawn) - {0}) == fresh.runs[0].record.stop and list(folder.iterdir()) == [file]
     drawn.clear()
-    assert same(estimate(replicates=200).record, more.record) and drawn == [0]
-    assert not same(estimate(seed=1).record, fresh.record) and len(list(folder.iterdir())) == 2
+    assert same(estimate(replicates=200).runs[0].record, more.runs[0].record) and drawn == [0]
+    assert not same(estimate(seed=1).runs[0].record, fresh.runs[0].record) and len(list(folder.iterdir())) == 2
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "other", "fields"])
@@ -579,9 +687,9 @@ def test_a_damaged_file_is_drawn_again(kept, damage):
             del arrays["m3"]
         np.savez(file, **arrays)
     drawn.clear()
-    assert same(estimate().record, fresh.record) and len(drawn) > 2
+    assert same(estimate().runs[0].record, fresh.runs[0].record) and len(drawn) > 2
     drawn.clear()
-    assert same(estimate().record, fresh.record) and drawn == [0]  # it was written anew
+    assert same(estimate().runs[0].record, fresh.runs[0].record) and drawn == [0]  # it was written anew
 
 
 def test_whatever_a_bit_of_a_file_says_it_is_read_right_or_not_at_all(monkeypatch, tmp_path):
@@ -631,13 +739,13 @@ class Edited(TwoLayer):
 def test_a_truth_of_code_that_has_changed_is_drawn_again(kept):
     estimate()
     found = estimate(Edited())
-    assert found.record.plan == estimate(keep=False).record.plan
-    assert same(found.record, estimate(Edited(), keep=False).record)
+    assert found.runs[0].record.plan == estimate(keep=False).runs[0].record.plan
+    assert same(found.runs[0].record, estimate(Edited(), keep=False).runs[0].record)
 
 
 def test_short_truths_are_not_kept(kept, monkeypatch):
     folder, _ = kept
-    monkeypatch.setattr("estimator_lab.truth.LONG", 1e6)
+    monkeypatch.setattr("estimator_lab.long_runs.LONG", 1e6)
     estimate()
     assert not folder.exists()
     Truth.of(bits(24, 3), replicates=64)
@@ -650,7 +758,7 @@ def test_a_kept_truth_gives_the_same_verdicts(kept):
     refined = estimate(keep=False).refine(DRAWN, 3000)
     estimate(replicates=3000)
     loaded = estimate(replicates=3000)
-    assert cache.load("truth", f"1 {at_once.record.plan!r}") is not None
+    assert cache.load("truth", f"2 {at_once.runs[0].record.plan!r}") is not None
     for truth in (refined, loaded):
         for key, error in at_once.standard_error.items():
             assert np.array_equal(truth.standard_error[key], error)

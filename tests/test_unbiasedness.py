@@ -6,6 +6,7 @@ coordinate at Z = 7.5: 6.4e-14 for a Gaussian mean. Fewer than 4000 coordinates 
 (Cramér 1938); the test requires this to be below 1100, so that the false-alarm rate of the whole file is below 1e-6.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -14,9 +15,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from neuron_nets import NETS
 
 from estimator_lab.chain import Chain
-from estimator_lab.errors import UsageError
+from estimator_lab.errors import NotConverged, UsageError
 from estimator_lab.estimator import Estimator
 from estimator_lab.estimators import (
     ARM,
@@ -24,6 +26,7 @@ from estimator_lab.estimators import (
     DisARM,
     DropIn,
     Exact,
+    FieteSeung,
     GumbelSoftmax,
     LeaveOneOut,
     LocalExpectation,
@@ -36,7 +39,7 @@ from estimator_lab.estimators import (
     StraightThrough,
 )
 from estimator_lab.expectation import exact_moments
-from estimator_lab.families import Bernoulli, Normal
+from estimator_lab.families import Bernoulli
 from estimator_lab.measurement import measure
 from estimator_lab.noise import ProductRule
 from estimator_lab.problem import Problem
@@ -53,7 +56,7 @@ def fits(estimator: Estimator, problem: Problem) -> bool:
     return all(isinstance(site.family, estimator.families) for site in problem.sites)
 
 
-PAIRS = [(e, p) for e, p in itertools.product(ESTIMATORS, TOYS) if fits(e, p)]
+PAIRS = [(e, p) for e, p in itertools.product(ESTIMATORS, (*TOYS, *NETS)) if fits(e, p)]
 UNBIASED = [pair for pair in PAIRS if pair[0].unbiased]
 
 
@@ -73,18 +76,22 @@ def one_example(problem: Problem) -> Problem:
 
 def nodes_of(estimator: Estimator, problem: Problem) -> int:
     """Nodes that leave a quadrature error below 1e-9; one where draws are constant, or linear, between jumps."""
-    normal = any(isinstance(s.family, Normal) for s in problem.sites)
-    if normal:
-        return 6 if isinstance(estimator, LeaveOneOut) else 40
+    if walk(estimator, problem, 1).normals:
+        return 6 if isinstance(estimator, LeaveOneOut) else 24 if isinstance(estimator, FieteSeung) else 40
     return 40 if isinstance(estimator, Rebar | GumbelSoftmax) else 1
+
+
+def walk(estimator: Estimator, problem: Problem, nodes: int) -> ProductRule:
+    """A rule that has learned which numbers are asked for."""
+    rule = ProductRule(nodes)
+    ready = estimator.adapt(lambda e: {s.name: torch.zeros(problem.batch, *s.theta_shape) for s in problem.sites})
+    Chain(problem, ready).draw(1, rule)
+    return rule
 
 
 def grid(estimator: Estimator, problem: Problem, nodes: int) -> float:
     """Size of the product grid."""
-    rule = ProductRule(nodes)
-    ready = estimator.adapt(lambda e: {s.name: torch.zeros(problem.batch, *s.theta_shape) for s in problem.sites})
-    Chain(problem, ready).draw(1, rule)
-    return rule.total
+    return walk(estimator, problem, nodes).total
 
 
 def exact_gap(estimator: Estimator, problem: Problem, nodes: int | None = None) -> float:
@@ -151,8 +158,10 @@ def test_unbiased_statistically(estimator, problem):
 @pytest.mark.parametrize("estimator", [e for e in ESTIMATORS if e.unbiased is False], ids=repr)
 def test_biased_estimators_are_refuted(estimator):
     """Each has a toy on which its exact mean is off by over 1 %."""
-    witnesses = [p for e, p in PAIRS if e is estimator and by_equality(e, p)]
-    gaps = {repr(p): exact_gap(estimator, one_example(p)) for p in witnesses}
+    gaps = {}
+    for problem in (p for e, p in PAIRS if e is estimator and by_equality(e, p)):
+        with contextlib.suppress(NotConverged):  # smoothed across the kink of a rectifier
+            gaps[repr(problem)] = exact_gap(estimator, one_example(problem))
     assert max(gaps.values()) > 0.01, gaps
 
 
@@ -205,7 +214,7 @@ def test_claim_of_a_composition():
 def test_composition_needs_an_estimator_for_every_site():
     with pytest.raises(UsageError, match="no estimator for site 'h2'"):
         measure(TwoLayer(), PerSite({"h1": DisARM()}), 10)
-    with pytest.raises(UsageError, match=r"applies to Normal sites, and not to the Bernoulli\(\) site 'h2'"):
+    with pytest.raises(UsageError, match=r"applies to Reparameterised sites, and not to the Bernoulli\(\) site 'h2'"):
         measure(TwoLayer(), PerSite({"h1": DisARM()}, next(e for e in ESTIMATORS if repr(e) == "Pathwise()")), 10)
 
 

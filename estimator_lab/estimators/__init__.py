@@ -4,12 +4,18 @@ from estimator_lab.estimator import Estimator
 from estimator_lab.estimators.arm import ARM
 from estimator_lab.estimators.callback import Callback
 from estimator_lab.estimators.controlled_flips import ControlledFlips
+from estimator_lab.estimators.curve_through import CurveThrough
 from estimator_lab.estimators.disarm import DisARM
 from estimator_lab.estimators.drop_in import DropIn
 from estimator_lab.estimators.exact import Exact
+from estimator_lab.estimators.fiete_seung import FieteSeung
+from estimator_lab.estimators.finite_differences import FiniteDifferences
+from estimator_lab.estimators.fitted_straight_through import FittedStraightThrough
 from estimator_lab.estimators.gumbel_softmax import GumbelSoftmax
+from estimator_lab.estimators.held_mask import HeldMask
 from estimator_lab.estimators.leave_one_out import LeaveOneOut
 from estimator_lab.estimators.local_expectation import LocalExpectation
+from estimator_lab.estimators.mask_score import MaskScore
 from estimator_lab.estimators.mean_field import MeanField
 from estimator_lab.estimators.muprop import MuProp
 from estimator_lab.estimators.pathwise import Pathwise
@@ -17,7 +23,9 @@ from estimator_lab.estimators.per_site import PerSite
 from estimator_lab.estimators.rebar import Rebar
 from estimator_lab.estimators.reinforce import Reinforce
 from estimator_lab.estimators.reinmax import ReinMax
+from estimator_lab.estimators.running_reinforce import RunningReinforce
 from estimator_lab.estimators.sample import Sample
+from estimator_lab.estimators.spsa import SPSA
 from estimator_lab.estimators.straight_through import StraightThrough
 from estimator_lab.estimators.straight_through_gumbel_softmax import StraightThroughGumbelSoftmax
 
@@ -25,6 +33,7 @@ ESTIMATORS: tuple[Estimator, ...] = (
     Reinforce(),
     Reinforce("mean"),
     Reinforce("optimal"),
+    Reinforce("unit"),
     LeaveOneOut(4),
     ARM(),
     DisARM(),
@@ -33,11 +42,18 @@ ESTIMATORS: tuple[Estimator, ...] = (
     MuProp(),
     Rebar(),
     Pathwise(),
+    HeldMask(),
+    MaskScore(),
     StraightThrough(),
     StraightThrough("identity"),
     GumbelSoftmax(),
     StraightThroughGumbelSoftmax(),
+    CurveThrough(),
+    FittedStraightThrough(),
     ReinMax(),
+    FiniteDifferences(),
+    SPSA(),
+    FieteSeung(),
     MeanField(),
     Sample(),
     Exact(),
@@ -47,14 +63,21 @@ ESTIMATORS: tuple[Estimator, ...] = (
 __all__ = [
     "ARM",
     "ESTIMATORS",
+    "SPSA",
     "Callback",
     "ControlledFlips",
+    "CurveThrough",
     "DisARM",
     "DropIn",
     "Exact",
+    "FieteSeung",
+    "FiniteDifferences",
+    "FittedStraightThrough",
     "GumbelSoftmax",
+    "HeldMask",
     "LeaveOneOut",
     "LocalExpectation",
+    "MaskScore",
     "MeanField",
     "MuProp",
     "Pathwise",
@@ -62,6 +85,7 @@ __all__ = [
     "Rebar",
     "ReinMax",
     "Reinforce",
+    "RunningReinforce",
     "Sample",
     "StraightThrough",
     "StraightThroughGumbelSoftmax",

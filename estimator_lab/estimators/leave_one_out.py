@@ -6,6 +6,7 @@ from torch import Tensor
 
 from estimator_lab.errors import UsageError
 from estimator_lab.estimator import Downstream, Estimator
+from estimator_lab.families import Scored
 from estimator_lab.site import Site
 
 
@@ -31,6 +32,7 @@ class LeaveOneOut(Estimator):
     paths: int = 4
 
     unbiased = True
+    families = (Scored,)
     equation = "hat(g) = 1/K sum_(k=1)^K (f(x_k) - 1/(K - 1) sum_(j != k) f(x_j)) nabla_theta log p_theta (x_k)"
 
     def __post_init__(self) -> None:

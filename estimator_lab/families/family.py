@@ -1,6 +1,7 @@
 """What every law of a stochastic layer must offer."""
 
 import abc
+from typing import Literal
 
 from torch import Tensor
 
@@ -12,23 +13,65 @@ class Family(abc.ABC):
     theta has shape ``[*lead, *units, *theta_shape]``, a value ``[*lead, *units, *value_shape]``, and a
     log-probability ``[*lead, *units]``.
 
-    Laws, checked on every family of the table: ``rule`` integrates 1 to 1 and the value to ``mean``; ``score`` is the
-    derivative of ``log_prob`` and has expectation zero; ``sample`` has the law that ``log_prob`` states; objects with
-    equal ``repr`` are the same law.
+    What more a law offers is told by its type: `Scored` laws have a log-probability that tells all that theta does,
+    `Reparameterised` ones a sample whose derivative does, `Discrete` ones a fixed finite support and a relaxation. A
+    law may be of several of these types, or of none.
+
+    Laws, checked on every family of the table: ``rule`` integrates 1 to 1, the value to ``mean``, and has the law of
+    ``sample``; ``sample`` is smooth between its ``jumps``; objects with equal ``repr`` are the same law.
 
     Attributes:
         value_shape: trailing axes of one unit's value.
         theta_shape: trailing axes of one unit's parameters.
-        discrete: True when the support is finite; ``sample`` then takes a uniform number per unit, else a normal one.
+        discrete: whether the support is finite and the same for every theta; that of `Discrete` laws is.
+        noise: law of the random number that ``sample`` takes for each unit: uniform in [0, 1), where there are finitely
+            many values, or standard normal.
     """
 
     value_shape: tuple[int, ...] = ()
     theta_shape: tuple[int, ...] = ()
-    discrete: bool = True
+    discrete: bool = False
+    noise: Literal["uniform", "normal"] = "normal"
 
     @abc.abstractmethod
     def mean(self, theta: Tensor) -> Tensor:
         """Mean of the value, differentiable in theta."""
+
+    @abc.abstractmethod
+    def sample(self, theta: Tensor, noise: Tensor) -> Tensor:
+        """A value made from one random number per unit, ``[*lead, *units]``; differentiable if the law allows it."""
+
+    def jumps(self, theta: Tensor) -> Tensor:
+        """Where ``sample``, or its derivative, jumps as a function of its number: ``[*lead, *units, J]``, sorted.
+
+        Nowhere, by default: J = 0.
+        """
+        lead = theta.shape[: theta.dim() - len(self.theta_shape)]
+        return theta.new_empty(*lead, 0)
+
+    @abc.abstractmethod
+    def rule(self, theta: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
+        """Values ``[S, *value.shape]`` and weights ``[S, *lead, *units]`` that integrate over one unit.
+
+        Laws of finitely many values list them with their probabilities: the rule is exact and ``nodes`` is ignored.
+        Others give a quadrature of ``nodes`` points. In both, derivatives of values and weights with respect to theta
+        make the gradient of the sum that of the integral.
+        """
+
+    @abc.abstractmethod
+    def rule_size(self, nodes: int) -> int:
+        """Number S of points of ``rule``."""
+
+
+class Scored(Family):
+    """A family whose log-probability tells everything that theta does to the law: the score function applies.
+
+    The measure that it is taken against does not depend on theta: counting on a fixed support, Lebesgue measure, or
+    both. A value that moves with theta at a fixed probability has no such log-probability.
+
+    Laws: ``score`` is the derivative of ``log_prob`` and has expectation zero; ``rule`` has the law that ``log_prob``
+    states.
+    """
 
     @abc.abstractmethod
     def log_prob(self, theta: Tensor, value: Tensor) -> Tensor:
@@ -38,30 +81,27 @@ class Family(abc.ABC):
     def score(self, theta: Tensor, value: Tensor) -> Tensor:
         """Derivative of ``log_prob`` with respect to theta, in closed form; shape of theta."""
 
-    @abc.abstractmethod
-    def sample(self, theta: Tensor, noise: Tensor) -> Tensor:
-        """A value made from one random number per unit, ``[*lead, *units]``; differentiable if the law allows it."""
 
-    @abc.abstractmethod
-    def rule(self, theta: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
-        """Values ``[S, *value.shape]`` and weights ``[S, *lead, *units]`` that integrate over one unit.
+class Reparameterised(Family):
+    """A family whose ``sample`` at fixed noise tells everything that theta does, through its derivative.
 
-        Finite families list their support with its probabilities: the rule is exact and ``nodes`` is ignored.
-        Continuous ones give a quadrature of ``nodes`` points whose gradient is that of the integral.
-        """
+    ``sample`` is continuous in theta, and differentiable but on a set of noise of probability zero; so that
+    d/dtheta E f(x) = E[f'(x) dx/dtheta] for every continuous f that is differentiable almost everywhere.
 
-    @abc.abstractmethod
-    def rule_size(self, nodes: int) -> int:
-        """Number S of points of ``rule``."""
+    Law: that derivative, integrated over the noise, is the gradient of the sum over ``rule``.
+    """
 
 
-class Discrete(Family):
-    """A family with finite support whose hard value is a hardened continuous relaxation.
+class Discrete(Scored):
+    """A family with a fixed finite support, whose hard value is a hardened continuous relaxation.
 
     Laws: ``harden(perturb(theta, u))`` has the family's law for uniform ``u``; the pair (``harden(z)``,
     ``condition(theta, harden(z), v)``) has the joint law of (``harden(z)``, ``z``); ``squash`` tends to ``harden`` as
     the temperature tends to zero.
     """
+
+    discrete = True
+    noise = "uniform"
 
     @abc.abstractmethod
     def alternatives(self, value: Tensor) -> Tensor:

@@ -2,30 +2,19 @@
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.special import roots_hermitenorm
 from torch import Tensor
 
-from estimator_lab.families.family import Family
-
-
-@lru_cache
-def hermite(nodes: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Nodes and weights of the Gauss-Hermite rule for a standard normal variable; the weights sum to one."""
-    x, w = roots_hermitenorm(nodes)
-    return x, w / w.sum()
+from estimator_lab.families.family import Reparameterised, Scored
+from estimator_lab.families.quadrature import hermite_rule
 
 
 @dataclass(frozen=True)
-class Normal(Family):
+class Normal(Scored, Reparameterised):
     """Real values; the last axis of theta holds the mean mu and the logarithm of the standard deviation s."""
 
     theta_shape = (2,)
-    discrete = False
 
     def mean(self, theta: Tensor) -> Tensor:
         """Mu."""
@@ -48,10 +37,7 @@ class Normal(Family):
 
     def rule(self, theta: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
         """Gauss-Hermite: mu + s x_i with constant weights."""
-        x, w = (torch.as_tensor(a, dtype=theta.dtype, device=theta.device) for a in hermite(nodes))
-        shape = (nodes, *(1,) * (theta.dim() - 1))
-        values = self.sample(theta, x.reshape(shape))
-        return values, w.reshape(shape).expand_as(values)
+        return hermite_rule(lambda z: self.sample(theta, z), theta[..., 0], nodes)
 
     def rule_size(self, nodes: int) -> int:
         """The number of nodes."""

@@ -7,6 +7,7 @@ from estimator_lab.problems.binary_conv_net import BinaryConvNet
 from estimator_lab.problems.categorical_autoencoder import CategoricalAutoencoder
 from estimator_lab.problems.categorical_quadratic import CategoricalQuadratic
 from estimator_lab.problems.chain_of_four import ChainOfFour
+from estimator_lab.problems.conditional_network import ConditionalNetwork
 from estimator_lab.problems.digits import DigitsAutoencoder, DigitsClassifier
 from estimator_lab.problems.gaussian_cosine import GaussianCosine
 from estimator_lab.problems.gaussian_exponential import GaussianExponential
@@ -67,6 +68,7 @@ __all__ = [
     "CategoricalAutoencoder",
     "CategoricalQuadratic",
     "ChainOfFour",
+    "ConditionalNetwork",
     "DigitsAutoencoder",
     "DigitsClassifier",
     "GaussianCosine",

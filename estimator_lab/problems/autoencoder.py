@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from estimator_lab.errors import UsageError
-from estimator_lab.families import Bernoulli
+from estimator_lab.families import Bernoulli, Scored
 from estimator_lab.problems.images import Images, at_hand, load
 from estimator_lab.problems.trained import TrainedNetwork, drawn
 
@@ -71,6 +71,7 @@ class ImageAutoencoder(TrainedNetwork):
         for site in self.sites:
             theta = self.theta_at(weights, samples, x)
             value = drawn(site, theta.detach(), generator)
+            assert isinstance(site.family, Scored)
             log_q = log_q + site.family.log_prob(theta, value).sum(-1)
             samples, thetas = (*samples, value), (*thetas, theta)
         loss = self.loss_at(weights, samples, thetas, x, y)

@@ -121,7 +121,7 @@ class TrainedNetwork(Problem):
         """A scalar whose gradient training follows.
 
         By default a discrete layer is passed straight through (the hard sample forward, the derivative of its mean
-        backward) and a Gaussian one pathwise.
+        backward) and any other one pathwise.
         """
         samples: tuple[Tensor, ...] = ()
         thetas: tuple[Tensor, ...] = ()
@@ -138,7 +138,7 @@ class TrainedNetwork(Problem):
 
 def drawn(site: SiteSpec, theta: Tensor, generator: torch.Generator) -> Tensor:
     """A sample of a layer, drawn from a generator."""
-    draw = torch.rand if site.family.discrete else torch.randn
+    draw = torch.rand if site.family.noise == "uniform" else torch.randn
     shape = theta.shape[: theta.dim() - len(site.family.theta_shape)]
     return site.family.sample(theta, draw(shape, generator=generator, dtype=theta.dtype))
 

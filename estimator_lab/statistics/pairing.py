@@ -70,13 +70,12 @@ def pair(batches: Array, truth: Array, truth_batches: Array | None, scalars: Map
     Cost: O(J^2 d) time, two temporary copies of the batches.
     """
     count = len(batches) if truth_batches is None else min(len(batches), len(truth_batches))
-    reduce = contraction(len(batches), count)
-    error = _apply(reduce, batches) - truth
-    scalars = {name: _apply(reduce, values) for name, values in scalars.items()}
+    error = contracted(batches, count) - truth
+    scalars = {name: contracted(values, count) for name, values in scalars.items()}
     zero = np.zeros((count, count))
     noise, cross, along = zero, zero, np.zeros(count)
     if truth_batches is not None:
-        offset = _apply(contraction(len(truth_batches), count), truth_batches) - truth
+        offset = contracted(truth_batches, count) - truth
         noise, cross, along = offset @ offset.T, error @ offset.T, offset @ truth
     return Pairing(error @ error.T, noise, cross, error @ truth, along, float(truth @ truth), truth.size, scalars)
 
@@ -97,5 +96,7 @@ def contraction(count: int, to: int) -> Array | None:
     return np.asarray(np.sqrt(to / count) * rows, dtype=np.float64)
 
 
-def _apply(matrix: Array | None, vectors: Array) -> Array:
-    return vectors if matrix is None else matrix @ vectors
+def contracted(batches: Array, to: int) -> Array:
+    """Batch means ``[count, ...]`` turned into ``to`` of them (see `contraction`)."""
+    matrix = contraction(len(batches), to)
+    return batches if matrix is None else matrix @ batches
