@@ -430,10 +430,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=REPORTS)
     parser.add_argument("--report", action="store_true", help="render the PDF from the JSON alone")
     options = parser.parse_args(arguments)
+    if options.report and not any((options.out / name).exists() for name in ("cho2014.json", "cho2014_claims.json")):
+        raise lab.UsageError(f"there is no {options.out / 'cho2014.json'}; measure first, without --report")
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # times of one core
     if not options.report:
         command = "python analyses/cho2014.py" + " --quick" * options.quick
+        saved = options.out / "cho2014.json"
+        if options.quick and saved.exists() and '"quick": false' in saved.read_text():
+            raise lab.UsageError(f"{saved} holds the whole study, which --quick would overwrite; name another --out")
         found = study(QUICK if options.quick else Scale(), command)
         (options.out / "cho2014.json").write_text(json.dumps(found, indent=1) + "\n")
         claims.save((claim() for claim in CLAIMS), options.out / "cho2014_claims.json")

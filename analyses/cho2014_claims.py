@@ -224,7 +224,8 @@ def b5() -> Claim:
         "effective weights k times as far as it would move dense ones.",
         OURS,
         decide(holds=gap < ROUNDING and abs(off) < ROUNDING and abs(steps - k) < 1e-9),
-        f"k = {k}: gradients equal to {gap:.0e}, {abs(off):.0e} elsewhere; the effective weights moved {steps:.9f} "
+        f"k = {k}: all gradients on the path are x_j dL/dy, off by {gap:.0e}, and sum to {abs(off):.0e} "
+        f"elsewhere; the effective weights moved {steps:.9f} "
         "times "
         "a dense layer's step. The learning rate of a tree is to be divided by k to compare it with a dense layer.",
         {"largest_difference": gap, "elsewhere": abs(off), "steps": steps},
@@ -233,30 +234,28 @@ def b5() -> Claim:
 
 
 # ---------------------------------------------------------------------- decay on demand
-def scalar_decay(eager: bool, late: bool = False) -> float:
+def scalar_decay(eager: bool, late: bool = False, momentum: float = 0.0) -> float:
     """One weight under ``L = (T - 0.3)^2 / 2``, visited in 4 of 16 steps: e = 0.1, w = 0.05, begun at 1.
 
     Args:
         eager: decay in every step; else on demand.
         late: on demand, but with the visit's own factor before its gradient is taken as well.
+        momentum: of the gradient with its decay; on demand the velocity waits for the next visit.
     """
-    rate, decay, visits, weight, last = 0.1, 0.05, (2, 3, 9, 14), 1.0, -1
+    rate, decay, visits, weight, velocity, last = 0.1, 0.05, (2, 3, 9, 14), 1.0, 0.0, -1
     for t in range(16):
-        visited = t in visits
-        if eager:
-            weight = (1 - rate * decay) * weight - (rate * (weight - 0.3) if visited else 0.0)
-        elif visited:
-            if late:
-                weight *= (1 - rate * decay) ** (t - last)
-                weight -= rate * (weight - 0.3)
-            else:
-                weight *= (1 - rate * decay) ** (t - last - 1)
-                weight = (1 - rate * decay) * weight - rate * (weight - 0.3)
+        if not eager:
+            if t not in visits:
+                continue
+            weight *= (1 - rate * decay) ** (t - last - (not late))
             last = t
+        push = weight - 0.3 if t in visits else 0.0
+        velocity = momentum * velocity + push + (0.0 if late else decay * weight)
+        weight -= rate * velocity
     return weight if eager else weight * (1 - rate * decay) ** (15 - last)
 
 
-def trained_layer(lazy: bool, sparse: bool, steps: int = 300, momentum: float = 0.0) -> Array:
+def trained_layer(lazy: bool, sparse: bool, steps: int = 300) -> Array:
     """Weights of a small layer after training with decay on demand, or in every step; a schedule of three pieces."""
     with forked(derive_seed("B6")):
         layer = lab.TreeLinear(6, 3, 5, gates="signs", sparse=sparse and lazy, dtype=torch.float64)
@@ -264,7 +263,7 @@ def trained_layer(lazy: bool, sparse: bool, steps: int = 300, momentum: float = 
     optimiser: torch.optim.Optimizer = (
         lab.LazyDecay(layer, lr=0.2, weight_decay=0.3)
         if lazy
-        else torch.optim.SGD(layer.parameters(), lr=0.2, weight_decay=0.3, momentum=momentum)
+        else torch.optim.SGD(layer.parameters(), lr=0.2, weight_decay=0.3)
     )
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, [100, 200], 0.3)
     for step in range(steps):
@@ -282,26 +281,26 @@ def b6() -> Claim:
     eager = trained_layer(False, False)
     gaps = [float(np.abs(trained_layer(True, sparse) - eager).max() / np.abs(eager).max()) for sparse in (False, True)]
     one, on_demand, late = scalar_decay(True), scalar_decay(False), scalar_decay(False, late=True)
-    with_momentum = trained_layer(False, False, momentum=0.5)
-    unlike = float(np.abs(with_momentum - eager).max() / np.abs(eager).max())
-    equal = max(gaps) < ROUNDING and abs(one - on_demand) < ROUNDING and abs(late - one) > 1e-4
+    moving = scalar_decay(False, momentum=0.5) - scalar_decay(True, momentum=0.5)
+    equal = max(gaps) < ROUNDING and abs(one - on_demand) < ROUNDING
+    always = equal and abs(late - one) < ROUNDING and abs(moving) < ROUNDING
     return Claim(
         "B6",
         "Decay of vectors that no example visits can wait: (1 - e w)^dt on the next visit is decay in every step.",
         REVIEW,
-        decide(holds=False, otherwise=equal),
+        decide(holds=always, otherwise=equal),
         f"Equal to {max(gaps):.0e} after 300 steps of plain SGD with a schedule (products of 1 - e_t w). Two "
         "conditions: "
         "the gradient is taken after the missed factors and before the visit's own, and there is no momentum. One "
         "weight, 16 "
         f"steps, 4 visits: {on_demand:.16g} both ways; with the visit's own factor before the gradient as well "
-        f"{late:.7g}.",
+        f"{late:.7g}; with momentum 0.5 decay on demand is off by {moving:+.2g}.",
         {
             "largest_relative_difference": max(gaps),
             "eager": one,
             "on_demand": on_demand,
             "late": late,
-            "momentum_difference": unlike,
+            "momentum_difference": moving,
         },
         reconstruction=True,
     )
@@ -330,12 +329,13 @@ def b7() -> Claim:
     per_visit = [keep ** (2**n) for n in range(1, k + 1)]
     chance = [2.0**-n for n in range(1, k + 1)]
     average = [p * keep / (1 - (1 - p) * keep) for p in chance]  # gaps of independent fair bits are geometric
+    right = gap < 10 * left + 1e-9
     return Claim(
         "B7",
         "With fair bits a vector at depth l is visited with probability 2^-l, so that decay shrinks it by "
         "(1 - e w)^(2^l) between visits: deep vectors are regularised exponentially more.",
         OURS,
-        decide(holds=False, otherwise=gap < 10 * left + 1e-9),
+        decide(holds=right and np.allclose(average, per_visit, rtol=0, atol=ROUNDING), otherwise=right),
         f"Bits of a counter, k = 6, e w = {rate * decay:g}, equal pushes: after a visit T = e / (1 - (1 - e "
         "w)^(2^l)), to "
         f"{gap:.0e}. The condition is regular visits: for independent bits (1 - e w)^(2^l) is the geometric mean of "
@@ -449,7 +449,7 @@ def b9() -> Claim:
         "Gating decisions may be treated as non-differentiable, and backpropagation goes into the selected vectors "
         "only.",
         REVIEW,
-        decide(holds=False, otherwise=right and zero),
+        decide(holds=right and zero and abs(truth) < ROUNDING, otherwise=right and zero),
         "It is right for the vectors. A deterministic gate gets zero from every example, while the expected loss "
         "does have "
         f"a gradient, the density at the threshold times the jump of the loss: {truth:.7f} in the fixture "
@@ -507,19 +507,20 @@ def b10() -> Claim:
 
     (biased, same), (unbiased, same_affine) = relative(net), relative(affine)
     wrong_affine, wrong = wrong_signs()
-    right = unbiased < 1e-10 and biased > 1e-3 and max(same, same_affine) < 1e-10 and wrong_affine == 0
+    right = unbiased < 1e-10 and max(same, same_affine) < 1e-10 and wrong_affine == 0
     return Claim(
         "B10",
         "Straight-through can credit the bits: with the sigmoid's derivative it is unbiased where the loss is affine "
         "in the "
         "layer's output, and has the sign of the gradient.",
         OURS,
-        decide(holds=False, otherwise=right),
+        decide(holds=right and biased < 1e-10 and wrong == 0, otherwise=right),
         f"Stochastic bits: exact for an affine loss; biased by {100 * biased:.0f} % of the gradient for a squared "
         "loss after "
         f"tanh, where {100 * wrong:.1f} % of the gates of 40 random nets get the wrong sign. The deterministic gate "
         "of B9 "
-        f"({truth:.4f}) gets {plain:.4f} with the identity, {smooth:.4f} with the sigmoid's derivative.",
+        f"({truth:.4f}) gets {plain:.4f} with the identity, as both branches lose 2 on average there, and {smooth:.4f} "
+        "with the sigmoid's derivative.",
         {
             "relative_bias_affine": unbiased,
             "relative_bias_squared": biased,
@@ -544,13 +545,13 @@ def b11() -> Claim:
     exact = float(np.abs(lab.Truth.exact(net.problem).mean[key][0] - truth).max() / np.abs(truth).max())
     relative = [float(abs(j / t)) for j, t in zip(jumps, truth, strict=True)]
     last = float(abs(mean[-1] - truth[-1]) / abs(truth[-1]))
-    right = lone < 1e-8 and closes < 1e-6 and exact < 1e-6 and last < 1e-6 and min(relative[:-1]) > 1e-3
+    right = lone < 1e-8 and closes < 1e-6 and exact < 1e-6 and last < 1e-6
     return Claim(
         "B11",
         "Gates modelled on noisy rectifiers, which scale the vectors that they switch on, can be trained by "
         "backpropagation.",
         REVIEW,
-        decide(holds=False, otherwise=right),
+        decide(holds=right and max(relative) < 1e-6, otherwise=right),
         "Unbiased for a gate below which nothing is switched: k = 1, and the last of three gates "
         f"(to {last:.0e}). The gates above it jump from one subtree to another as they open, which backpropagation "
         "does not "

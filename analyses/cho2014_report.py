@@ -148,10 +148,10 @@ def decay_words() -> Block:
     """Lazy decay."""
     return text(
         "A node at depth l is on the path of one example in 2ˡ. To shrink all nodes in every step would cost as much"
-        " as there are parameters. The paper lets a node remember when it was last touched, and applies the decay that"
-        " is due when it is touched again. For plain gradient steps, T ← (1 − ελ) T − ε g, this is exact, if the decay"
-        " of the steps in between comes first and the step itself is the usual one; for a schedule the product of the"
-        " factors takes the place of the power. It does not hold for momentum or Adam."
+        " as there are parameters. By the reviews of the paper, a node remembers when it was last touched, and"
+        " gets the decay that is due when it is touched again. For plain gradient steps, T ← (1 − ελ) T − ε g, this is"
+        " exact, if the decay of the steps in between comes first and the step itself is the usual one; for a schedule"
+        " the product of the factors takes the place of the power. It does not hold for momentum or Adam."
     )
 
 
@@ -170,7 +170,8 @@ def capacity(study: Study, found: Row | None) -> list[Block]:
         study.figure(
             draw.capacity(rows),
             "Parameters, operations, their ratio and time of an example against the depth of the trees.",
-            "Operations are additions and multiply-adds of an example, counted. Time is the median over"
+            "Operations are additions and multiply-adds of an example, counted. Time is that of the processor, one"
+            " thread, the median over"
             f" {found['repeats']} repeats with its 95 % interval; trees read rows from memory, dense layers do matrix"
             " products.",
         ),
@@ -326,7 +327,7 @@ def levels(rows: Sequence[Row]) -> Block:
         [("", shown)],
         "Noisy rectifiers that modulate the vectors: a gate's own vector fades in without a jump, but its bit also"
         " chooses among the deeper ones, and these jump. Relative bias of each gate's gradient, and what the jump"
-        " alone accounts for.",
+        " alone accounts for; the numbers of claim B11 are those of one example.",
     )
 
 
@@ -353,7 +354,7 @@ def digits(study: Study, found: Row | None) -> list[Block]:
         for r in found["rows"]
     ]
     return [
-        text(found["words"]),
+        text(found["words"], digits_words(found["rows"])),
         study.figure(
             draw.digits(found["rows"]),
             "Training loss and test error of trees and dense layers against parameters and operations.",
@@ -363,14 +364,30 @@ def digits(study: Study, found: Row | None) -> list[Block]:
     ]
 
 
+def digits_words(rows: Sequence[Row]) -> str:
+    """What became of the loss and the error from the shallowest tree to the deepest, and which net has the least."""
+    trees = sorted((r for r in rows if r["depth"]), key=lambda r: r["depth"])
+    if not trees:
+        return ""
+    first, last = trees[0], trees[-1]
+    loss, error = (min((r[what]["value"], r["model"]) for r in rows)[1] for what in ("train_loss", "test_error"))
+    return (
+        f"From k = {first['depth']} to k = {last['depth']} the training loss of the trees goes from"
+        f" {rounded(first['train_loss']['value'], most=3)} to {rounded(last['train_loss']['value'], most=3)} and their"
+        f" test error from {measure(first['test_error'])} to {measure(last['test_error'])} %. The least training loss"
+        f" is that of “{loss}”, the least test error that of “{error}”."
+    )
+
+
 def reconstructed(claims: Sequence[Claim]) -> list[Block]:
     """What is ours."""
     ours = [c.id for c in claims if c.reconstruction]
     return [
         text(
-            "From the paper: weights switched on by bit patterns of activations, a tree of prefixes for every unit, a"
-            " ratio of parameters to work that doubles with every bit but for a factor k, decay applied on demand, and"
-            " the three ways to train gates (none, REINFORCE, a scheme after noisy rectifiers). It has no experiments."
+            "From the abstract and from reviews: weights switched on by bit patterns of activations, a tree of prefixes"
+            " for every unit, a ratio of parameters to work that doubles with every bit but for a factor k, decay"
+            " applied on demand, and the three ways to train gates (none, REINFORCE, a scheme after noisy rectifiers)."
+            " It has no experiments."
         ),
         text(
             "Ours: rows are sums over the path, over l = 1 … k of T(j, first l bits), without a root unless it is asked"

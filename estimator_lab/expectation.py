@@ -509,9 +509,10 @@ def _smooth(measurement: Measurement, chain: Chain, first: ProductRule, limit: i
         settled[:size] = np.maximum(means, 2 * squares)[:size] <= SETTLED * rms[:size] + noise
         if settled[:size].all():
             _check_sections(measurement, chain, len(first.sizes), noise)
-            kind = "Gauss quadrature" if numbers and normals else "Gauss-Hermite quadrature"
+            cut = numbers > 0 or first.total > 1  # uniform numbers, or normal ones with jumps
+            kind = "Gauss quadrature" if cut else "Gauss-Hermite quadrature"
             kind = kind if normals else "Gauss-Legendre quadrature"
-            each = "for each" if not numbers else "on each piece"
+            each = "on each piece" if cut else "for each"
             plural = "" if len(first.sizes) == 1 else "s"
             weights = 16 * u * normals * rms[:size]
             weights += 2 * eps * numbers * totals[0].top[:size].cpu().numpy() if numbers else 0.0

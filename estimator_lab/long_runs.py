@@ -119,35 +119,39 @@ def by_layer(problem: Problem, seed: int, wrt: tuple[str, ...]) -> list[Stretch]
     In the run of layer s, earlier layers are sampled and no gradient is taken through them. So it is unbiased for the
     units of s, and for weights that feed s and perhaps later layers, but no earlier one; and it does not spend anything
     on the flips of earlier layers, which are the dearest, having the longest way to go. It has as many more draws as
-    the first run has loss evaluations for each of its own, rounded to a power of two.
+    the first run has loss evaluations for each of its own, rounded to a power of two. Where each draw is
+    walked by itself, as code that branches on samples must be, one draw does not tell what a weight feeds: all weights
+    are then those of the first run.
     """
     estimator = least_noisy(problem)
     first = whole(problem, estimator, seed, wrt)
     if not isinstance(estimator, ControlledFlips):
         return [first]
-    fed = Chain(problem, Sample(), wrt).layers()
-    last = problem.sites[-1].name
     feeds: dict[str, str] = {}  # the first layer that a weight feeds
-    for site in problem.sites:
-        feeds |= {name: site.name for name in fed.get(site.name, ()) if name not in feeds}
+    others = problem.sites[-1].name
+    if _chain(first.measurement).looped:  # a draw at a time, by code that may choose its weights by the samples
+        others = problem.sites[0].name
+    else:
+        fed = Chain(problem, Sample(), wrt).layers()
+        for site in problem.sites:
+            feeds |= {name: site.name for name in fed.get(site.name, ()) if name not in feeds}
     schedule = []
     for i, site in enumerate(problem.sites):
-        keys = tuple(k for k in first.keys if (k[1] if k[0] == "unit" else feeds.get(k[1], last)) == site.name)
+        keys = tuple(k for k in first.keys if (k[1] if k[0] == "unit" else feeds.get(k[1], others)) == site.name)
         if not i:
             schedule.append(Stretch(first.measurement, estimator, estimator.label, keys, site.name))
             continue
         part = PerSite({earlier.name: Sample() for earlier in problem.sites[:i]}, estimator)
         measurement = prepare(problem, part, seed=seed, wrt=wrt, purpose=f"truth of {site.name}", strata=SMALLEST)
-        ratio = _losses(first.measurement) / _losses(measurement)
+        ratio = _chain(first.measurement).tally.losses / _chain(measurement).tally.losses
         times = 2 ** round(math.log2(min(max(ratio, 1), LONGER)))
         schedule.append(Stretch(measurement, part, estimator.label, keys, site.name, times))
     return [stretch for stretch in schedule if stretch.keys]
 
 
-def _losses(measurement: Measurement) -> float:
-    chain = measurement.source
-    assert isinstance(chain, Chain)
-    return chain.tally.losses
+def _chain(measurement: Measurement) -> Chain:
+    assert isinstance(measurement.source, Chain)
+    return measurement.source
 
 
 def least_noisy(problem: Problem) -> Estimator:

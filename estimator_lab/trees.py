@@ -159,7 +159,15 @@ class TreeLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_features, **like)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[..., in_features] -> [..., out_features]``; stochastic gates want one axis of examples."""
+        """``[..., in_features] -> [..., out_features]``; stochastic gates want one axis of examples.
+
+        Raises:
+            UsageError: the input has another number of features.
+        """
+        if x.shape[-1] != self.tables.in_features:
+            raise UsageError(
+                f"this TreeLinear takes {self.tables.in_features} features on the last axis; found {list(x.shape)}"
+            )
         y: Tensor = self.tables(x, self.bits(self.units(x)))
         return y if self.bias is None else y + self.bias
 

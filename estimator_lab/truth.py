@@ -20,6 +20,7 @@ from estimator_lab.moments import Array
 from estimator_lab.noise import NoNoise
 from estimator_lab.problem import Problem
 from estimator_lab.sampler import GradientSampler
+from estimator_lab.statistics.group import FLOOR
 from estimator_lab.statistics.pairing import contracted
 
 REPLICATES = 2**14
@@ -49,7 +50,7 @@ class Truth:
 
         Where the sites have too many joint states, discrete ones are summed layer by layer, if the problem is a Markov
         chain. A quadrature is repeated with three quarters of the nodes; the two must agree to 1e-7 of the gradient's
-        norm.
+        norm, or to 64 eps of the dtype.
 
         Raises:
             TooLarge: too many states.
@@ -71,10 +72,11 @@ class Truth:
             return cls(mean, f"exact: layer-by-layer sum over {' x '.join(map(str, sizes))} states")
         if continuous:
             coarse = cls._sum(problem, 3 * nodes // 4, wrt)
+            tolerance = max(1e-7, FLOOR * torch.finfo(next(iter(problem.weights().values())).dtype).eps)
             for kind in dict.fromkeys(key[0] for key in mean):
                 fine, rough = (np.concatenate([m[k].ravel() for k in m if k[0] == kind]) for m in (mean, coarse))
                 gap = float(np.linalg.norm(fine - rough)) / max(float(np.linalg.norm(fine)), 1e-300)
-                if gap > 1e-7:
+                if gap > tolerance:
                     raise NotConverged(
                         f"the quadrature of {problem!r} has not converged: the {kind} gradients by {nodes} and "
                         f"{3 * nodes // 4} nodes differ by a relative {gap:.1e}; use more nodes, or Truth.estimated"

@@ -24,6 +24,7 @@ from estimator_lab.estimators import (
     Callback,
     DropIn,
     Exact,
+    FittedStraightThrough,
     HeldMask,
     LeaveOneOut,
     LocalExpectation,
@@ -32,6 +33,7 @@ from estimator_lab.estimators import (
     Pathwise,
     PerSite,
     Reinforce,
+    RunningReinforce,
     Sample,
     StraightThrough,
 )
@@ -439,6 +441,8 @@ def test_what_judges_a_measurement_sees_the_same(problem):
 
 CHAINS = [
     (NETS[-3], {"h1": MaskScore(), "h2": Reinforce()}, 1),
+    (NETS[-3], {"h1": MaskScore(), "h2": Reinforce("optimal")}, 1),
+    (NETS[-3], {"h1": MaskScore(), "h2": RunningReinforce(paths=2)}, 1),
     (NETS[-3], {"h1": MaskScore(), "h2": LocalExpectation()}, 1),
     (NETS[-3], {"h1": MaskScore(), "h2": ARM()}, 1),
     (NETS[-2], {"h1": Pathwise(), "h2": MaskScore(), "h3": Pathwise()}, 24),
@@ -456,6 +460,34 @@ def test_unbiased_estimators_stay_so_in_chains(problem, parts, nodes):
     assert estimator.unbiased
     off = gap(dataclasses.replace(problem, batch=1), estimator, nodes)
     assert off < (1e-13 if nodes == 1 else 1e-6), off
+
+
+def test_a_learned_part_is_fitted_next_to_sites_it_does_not_apply_to():
+    """Fitted straight-through is unbiased in the mean over examples of the one layer that it runs."""
+    problem = Layers((Dropout(0.3), Bernoulli()), (2, 2))
+    found = lab.exact_moments(problem, PerSite({"h1": Exact(), "h2": FittedStraightThrough()}))["unit", "h2"].mean
+    truth = Truth.exact(problem).mean["unit", "h2"]
+    np.testing.assert_allclose(found.reshape(truth.shape).mean(0), truth.mean(0), atol=1e-12)
+    assert np.abs(found.reshape(truth.shape) - truth).max() > 1e-3
+    with pytest.raises(UsageError, match="ST, fitted applies to Bernoulli sites, and not to the Dropout"):
+        lab.exact_moments(problem, FittedStraightThrough())
+
+
+@pytest.mark.parametrize("problem", [n for n in NETS if any(f.noise == "normal" for f in n.families)], ids=repr)
+def test_quadratures_settle_in_single_precision(problem):
+    """64 and 48 nodes then differ by some 1e-7, which is rounding."""
+    double, single = (Truth.exact(dataclasses.replace(problem, dtype=d)).mean for d in (torch.float64, torch.float32))
+    scale = max(np.abs(t).max() for t in double.values())
+    assert max(np.abs(single[k] - t).max() for k, t in double.items()) < 1e-5 * scale
+
+
+@pytest.mark.parametrize(("family", "how"), [
+    (RectifiedNormal(), "Gauss quadrature, 64 nodes on each piece of 1 random number"),
+    (AdditiveNoise(), "Gauss-Hermite quadrature, 12 nodes for each of 1 random number"),
+], ids=repr)  # fmt: skip
+def test_quadratures_are_called_by_their_names(family, how):
+    problem = lab.Objective(family, torch.tensor([0.3], dtype=torch.float64), lambda x: (x[..., 0] - 0.7) ** 2)
+    assert expectation(prepare(problem, Pathwise())).how == how
 
 
 def test_a_biased_part_is_seen_in_a_chain():

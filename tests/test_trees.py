@@ -115,6 +115,8 @@ def test_wrong_arguments_are_told():
     ):
         with pytest.raises(UsageError, match=message):
             made(**arguments)
+    with pytest.raises(UsageError, match="takes 3 features on the last axis; found \\[4, 5\\]"):
+        lab.TreeLinear(3, 2, 2)(torch.randn(4, 5))
 
 
 # ---------------------------------------------------------------------- gradients
@@ -505,6 +507,17 @@ def test_golden_numbers(claimed):
         weight = 0.995 * weight - (0.1 * (weight - 0.3) if t in (2, 3, 9, 14) else 0)
     assert numbers["B6"]["eager"] == pytest.approx(weight, abs=1e-15) == pytest.approx(0.7035311872520972, abs=1e-15)
     assert numbers["B6"]["on_demand"] == pytest.approx(weight, abs=1e-15)
+    both = []
+    for lazy in (False, True):  # momentum 0.5: steps without a visit move a weight, which no factor makes good
+        weight_now, velocity = 1.0, 0.0
+        for t in range(16):
+            if lazy and t not in (2, 3, 9, 14):
+                weight_now *= 0.995
+                continue
+            velocity = 0.5 * velocity + 0.05 * weight_now + (weight_now - 0.3 if t in (2, 3, 9, 14) else 0)
+            weight_now -= 0.1 * velocity
+        both.append(weight_now)
+    assert numbers["B6"]["momentum_difference"] == pytest.approx(both[1] - both[0], abs=1e-14) and both[1] - both[0] > 0
     # each visit's gradient is smaller by e w T: e^2 w = 5e-4 a visit, four of them
     assert 5e-4 < numbers["B6"]["late"] - weight < 4 * 5e-4
     assert numbers["B9"]["truth"] == pytest.approx(0.7512711, abs=5e-8)
@@ -645,6 +658,16 @@ def test_the_study_at_toy_size(tmp_path):
     # at temperature 1, smoothed REINFORCE has the mean of straight-through with the sigmoid's derivative
     assert found["boundary"]["rows"][0]["mean"] == pytest.approx(found["boundary"]["rules"][2]["mean"], abs=1e-9)
     assert [r["model"] for r in found["digits"]["rows"]][:2] == ["dense", "tree, k = 1"]
+
+
+def test_nothing_is_overwritten_and_nothing_is_reported_of_nothing(tmp_path):
+    with pytest.raises(UsageError, match="measure first"):
+        cho2014.main(["--report", "--out", str(tmp_path / "new")])
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "cho2014.json").write_text(json.dumps({"quick": False}, indent=1))
+    with pytest.raises(UsageError, match="holds the whole study"):
+        cho2014.main(["--quick", "--out", str(tmp_path)])
+    assert json.loads((tmp_path / "cho2014.json").read_text()) == {"quick": False}
 
 
 def test_intervals():

@@ -11,7 +11,7 @@ from estimator_lab.errors import UsageError
 from estimator_lab.estimator import Downstream, Estimator, MeanGradient, derivative
 from estimator_lab.estimators.reinforce import Reinforce
 from estimator_lab.families import Bernoulli
-from estimator_lab.site import Site, SiteSpec
+from estimator_lab.site import Site
 
 
 @dataclass(frozen=True)
@@ -87,14 +87,12 @@ class _Moment(Estimator):
     centre: Tensor = field(repr=False)
     later: FittedStraightThrough = field(repr=False)
 
-    def refuses(self, site: SiteSpec) -> str:
-        return self.later.refuses(site)
-
     def surrogate(self, site: Site, downstream: Downstream) -> Tensor:
-        if site.name in self.later.fitted:
+        ours = isinstance(site.family, Bernoulli)  # other sites have an estimator of their own (`PerSite`)
+        if ours and site.name in self.later.fitted:
             return self.later.surrogate(site, downstream)
         value = site.sample()
-        if site.name != self.where:
+        if not ours or site.name != self.where:
             return downstream(value)
         mean = site.mean.detach()
         leaf = value.requires_grad_()

@@ -14,7 +14,10 @@ from estimator_lab.site import Site
 
 @dataclass(frozen=True)
 class _Weighted(Estimator):
-    """Injects ``loss^a * score^b`` at every unit, so that mean gradients of it are the moments a baseline needs."""
+    """Injects ``loss^a * score^b`` at every unit, so that mean gradients of it are the moments a baseline needs.
+
+    Sites without a score, which another estimator runs (`PerSite`), get nothing.
+    """
 
     by_loss: bool
     by_square: bool
@@ -22,7 +25,9 @@ class _Weighted(Estimator):
     def surrogate(self, site: Site, downstream: Downstream) -> Tensor:
         value = site.sample()
         loss = downstream(value)
-        scores = site.scored.score(site.theta.detach(), value)
+        if not isinstance(site.family, Scored):
+            return loss
+        scores = site.family.score(site.theta.detach(), value)
         quantity = scores.square() if self.by_square else scores.new_ones(()).expand_as(scores)
         return loss + site.inject(quantity * site.expand(loss) if self.by_loss else quantity)
 
