@@ -190,8 +190,9 @@ class Attribution:
             said = f"a bias of {_told(size)} of the gradient's norm"
             if len(self.sites) > 1:
                 said += "; " + _listed([(e.share, site) for site, e in parts], "it")
-            crossed = self.effect(INTERACTION, level, name).share
-            resolved = not crossed.low <= 0 <= crossed.high
+            together = self.effect(INTERACTION, level, name)
+            crossed = together.share
+            resolved = together.verdict.startswith("biased") and not crossed.low <= 0 <= crossed.high
             if len(self.sites) > 1 and abs(crossed.value) >= CROSSED and resolved:
                 said += (
                     "; a separate count, with the estimator at one site at a time and the reference at all others,"

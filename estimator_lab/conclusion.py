@@ -87,6 +87,9 @@ def _size(rows: Sequence[Row], exact: str) -> str:
         size = f"bias of norm {norm:.2g} at {_place(worst)}, where the true gradient is zero or not told from it"
     if exact:
         return f"{size}, exactly ({exact}){_multiple(worst)}"
+    if share <= 0:  # found along some direction, and not larger in norm than the noise
+        size = f"bias at {_place(worst)} whose size is not told from zero"
+        return f"{size}, at most {percent(worst.high)} of the gradient's norm" if math.isfinite(worst.high) else size
     if math.isfinite(worst.low) and worst.high > worst.low * 1.0001:
         size += f", between {percent(worst.low)} and {percent(worst.high)}"
     return size + _multiple(worst)

@@ -58,9 +58,11 @@ def exact_moments(
     """Exact mean, variance and third moment of an estimator, by a product quadrature over its own noise.
 
     Replicates are the nodes of the rule, so this runs the very code that draws. One node per piece is exact for
-    estimators that are piecewise constant in their uniform numbers (score-function and antithetic ones,
-    straight-through on Bernoulli units); smooth ones need 20 to 200 nodes per piece on one or two units. Where normal
-    numbers are drawn, one node more must give the same. Learned parts are fitted with the same exact expectation.
+    estimators that are piecewise constant in their uniform numbers (score-function ones, DisARM, straight-through on
+    Bernoulli units); those that are linear, such as ARM, have their mean by one node and their variance by two; smooth
+    ones, such as REBAR, need 20 to 200 nodes per piece on one or two units. That uniform numbers have nodes enough is
+    not checked. Where normal numbers are drawn, one node more must give the same. Learned parts are fitted with the
+    same exact expectation.
 
     Args:
         problem: what is differentiated; small, since the grid has (pieces x nodes)^(numbers drawn) points.

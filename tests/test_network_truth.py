@@ -470,6 +470,35 @@ def test_every_layer_has_a_run_that_is_unbiased_for_it(problem):
         assert keys == {"a": {"first"}, "b": {"later"}, "c": {"last", "loss"}}
 
 
+class Branches(Tied):
+    """Which weight feeds the second layer depends on the sample of the first: examples are walked one at a time."""
+
+    batch = 1
+
+    def theta(self, weights, samples):
+        if not samples:
+            return weights["first"][None] + 0.3
+        if len(samples) == 1:
+            on = float(samples[0][0, 0]) > 0.5
+            return weights["last"][None, :1] * 2 if on else weights["later"][None, :1]
+        return samples[1] * weights["last"][0] + weights["later"][0] - 0.4
+
+
+def test_weights_are_those_of_the_first_run_where_they_may_depend_on_samples():
+    """One draw tells of one branch. With the weight that it misses in a later run, the truth would be wrong."""
+    problem = Branches()
+    truth, schedule = joint(problem), by_layer(problem, 0, ("unit", "weight"))
+    assert [stretch.name for stretch in schedule] == ["a", "b", "c"]
+    assert all(kind == "unit" for stretch in schedule[1:] for kind, _ in stretch.keys)
+    assert sorted(k for stretch in schedule for k in stretch.keys) == sorted(truth)
+    for stretch in schedule:
+        found = exact_moments(problem, stretch.estimator)
+        for key in stretch.keys:
+            np.testing.assert_allclose(found[key].mean, truth[key].ravel(), atol=1e-12)
+    late = exact_moments(problem, schedule[2].estimator)
+    assert all(np.abs(late["weight", k].mean - truth["weight", k]).max() > 1e-3 for k in ("later", "last"))
+
+
 @pytest.mark.parametrize(
     "schedule",
     [
