@@ -1,12 +1,19 @@
 """The conditional network of Bengio, Léonard, Courville 2013 (arXiv:1308.3432) trained with each of its gates.
 
 Run: python analyses/bengio2013.py   (--scale small: 40 and 200 units, a tenth of the paper's; --scale paper: 400 and
-2000; --data FOLDER of MNIST, else the 8x8 digits; --quick: seconds; --report: the PDF alone, from the JSON)
+2000; --data FOLDER of MNIST, else that of ESTIMATOR_LAB_DATA, else the 8x8 digits; --quick: seconds; --report: the PDF
+alone, from the files that are there)
 
 Every training is kept when it ends, and goes on from where it was when it is interrupted: the same command goes on. So
-it does with more --seeds. Then gradients are held against the truth along the trainings, and the saving is timed.
+it does with more --seeds and more --gates. Then gradients are held against the truth along the trainings, the saving is
+timed, the claims are tested, and all is shown in a PDF.
 
-Writes ``bengio2013.json`` into the folder ``--out``, which holds
+Writes into the folder ``--out`` ``bengio2013.json``, or ``bengio2013_paper.json`` at --scale paper; the claims of
+``bengio2013_claims`` as ``bengio2013_claims.json``; and ``bengio2013.pdf`` of all files that are there. At the paper's
+size gradients are measured at the squared loss alone, whose truth is a closed form. The saving does not depend on the
+trainings, and is timed once for a folder.
+
+Either JSON of trainings holds
 
 - ``format``, ``schema``, ``created``, ``command``, ``environment``, ``scale`` ("small", "paper" or "quick");
 - ``setting``: fields of ``bengio2013_training.Setting``: data, hidden, gates, epochs, train, batch, rate, norm, target;
@@ -28,6 +35,8 @@ Writes ``bengio2013.json`` into the folder ``--out``, which holds
   named after the gate, and measured at the cross entropy; "<gate>, squared loss" is the same network at the squared
   loss, whose truth is a closed form;
 - ``saving``: see ``bengio2013_saving``, or null.
+
+Mistakes in what is asked for end with exit code 3, before anything is trained.
 """
 
 import argparse
@@ -37,6 +46,7 @@ import math
 import os
 import statistics
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -47,14 +57,14 @@ from typing import Any
 
 import torch
 from bengio2013_gates import GATES, Gate
-from bengio2013_gradients import course
+from bengio2013_gradients import SQUARED, course, measured
 from bengio2013_saving import Workload, saving
 from bengio2013_training import Setting, Split, options, split, train
 from scipy import stats
 
-from estimator_lab.diagnosis import environment
-from estimator_lab.errors import MeasurementError, UsageError
-from estimator_lab.problems.images import VARIABLE, at_hand, load
+from estimator_lab.diagnosis import environment, writable
+from estimator_lab.errors import LabError, MeasurementError, UsageError
+from estimator_lab.problems.images import MNIST, VARIABLE, load, mnist_folder
 from estimator_lab.saving import plain
 
 REPORTS = Path(__file__).parents[1] / "reports"
@@ -94,8 +104,9 @@ class Scale:
         seeds: trainings with each gate.
         examples: that gradients are measured on.
         replicates: of each estimator at each checkpoint.
-        truth: replicates of a truth that has no closed form.
+        truth: replicates of a truth that has no closed form, the cross entropy's; 0 leaves that loss out.
         workload: what is timed.
+        file: that it is written to.
     """
 
     name: str
@@ -107,11 +118,12 @@ class Scale:
     replicates: int
     truth: int
     workload: Workload
+    file: str = "bengio2013.json"
 
 
 SCALES = {
     "small": Scale("small", 40, 200, 30, 5, 16, 2**10, 2**10, Workload()),
-    "paper": Scale("paper", 400, 2000, 200, 3, 16, 2**9, 2**10, Workload()),
+    "paper": Scale("paper", 400, 2000, 200, 3, 16, 2**8, 0, Workload(), "bengio2013_paper.json"),
     "quick": Scale("quick", 8, 20, 2, 2, 4, 2**6, 2**6, Workload(48, 100, 10, (8, 40), (1, 16), 3, 2)),
 }
 MNIST_TRAIN, DIGITS_TRAIN = 50000, 1200
@@ -121,6 +133,25 @@ def setting_of(scale: Scale, data: str, epochs: int | None) -> Setting:
     """What is trained at a scale: 50000 of MNIST's training images, or 1200 digits, the others for validation."""
     count = MNIST_TRAIN if data == "mnist" else DIGITS_TRAIN
     return Setting(data, scale.hidden, scale.gates, epochs or scale.epochs, count)
+
+
+def data_of(folder: Path | None) -> str:
+    """The images that are trained on: MNIST where a folder is named, by --data or the variable, else the digits.
+
+    Raises:
+        UsageError: the folder that is named does not hold MNIST, or not all of it.
+    """
+    if folder:
+        os.environ[VARIABLE] = str(folder)
+        if mnist_folder() is None:
+            raise UsageError(
+                f"--data {folder} holds no MNIST, nor does mnist in it; MNIST is the four files {', '.join(MNIST)} in "
+                "one folder; leave --data out to train on the 8x8 digits"
+            )
+    if not os.environ.get(VARIABLE):
+        print(f"the 8x8 digits: neither --data nor {VARIABLE} names a folder of MNIST", flush=True)
+        return "digits"
+    return load("mnist").name
 
 
 def described(gate: Gate, setting: Setting) -> dict[str, Any]:
@@ -149,11 +180,11 @@ def begun(path: Path, scale: Scale, setting: Setting, gates: Sequence[Gate], com
                 f"{path} was made with other {', '.join(differ or ['scale'])}; name another folder as --out"
             )
     old = {g["name"]: g for g in found.get("gates", [])}
-    new = {g.name: plain(described(g, setting)) for g in gates}
-    changed = {k for k in new if k in old and old[k]["options"] != new[k]["options"]}
+    known = {g.name: plain(described(g, setting)) for g in GATES}
+    changed = {k for k in old if k not in known or old[k]["options"] != known[k]["options"]}
+    listed = (set(old) - changed) | {g.name for g in gates}
     images = load(setting.data)
     counts = {"train": setting.train, "valid": images.training - setting.train, "test": images.held_out}
-    order = [g.name for g in GATES]
     return {
         "format": FORMAT,
         "schema": SCHEMA,
@@ -163,7 +194,7 @@ def begun(path: Path, scale: Scale, setting: Setting, gates: Sequence[Gate], com
         "scale": scale.name,
         "setting": asdict(setting),
         "examples": counts,
-        "gates": sorted((old | new).values(), key=lambda g: order.index(g["name"])),
+        "gates": [g for name, g in known.items() if name in listed],
         "published": PUBLISHED,
         "trainings": [t for t in found.get("trainings", []) if t["gate"] not in changed],
         "failures": [],
@@ -190,7 +221,6 @@ def read(path: Path) -> dict[str, Any]:
 
 def write(path: Path, results: Mapping[str, Any]) -> None:
     """Saves, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(plain(results), ensure_ascii=False, allow_nan=False)
     part = path.with_name(path.name + ".part")
     part.write_text(text + "\n", encoding="utf-8")
@@ -299,7 +329,14 @@ def table(results: Mapping[str, Any]) -> str:
 
 # ---------------------------------------------------------------------- all of it
 def study(
-    scale: Scale, setting: Setting, gates: Sequence[Gate], seeds: int, workers: int, path: Path, command: str
+    scale: Scale,
+    setting: Setting,
+    gates: Sequence[Gate],
+    seeds: int,
+    workers: int,
+    path: Path,
+    command: str,
+    retime: bool,
 ) -> dict[str, Any]:
     """Trains what is not trained yet, measures gradients along the trainings, and times the saving."""
     results = begun(path, scale, setting, gates, command)
@@ -315,16 +352,45 @@ def study(
         results["summary"] = summary(results)
         write(path, results)
         print(f"trained with {gate.name}, seed {seed}", flush=True)
-    if results["trajectory"] is None:
+    names = {t["gate"] for t in results["trainings"] if t["seed"] == 0}
+    done = [g for g in GATES if g.name in names]
+    if {g.name for g in done if measured(g)} - gone_along(results["trajectory"]):
         print("gradients along the trainings", flush=True)
-        done = [g for g in gates if any(t["gate"] == g.name and t["seed"] == 0 for t in results["trainings"])]
         results["trajectory"] = course(done, setting, scale.examples, scale.replicates, scale.truth, command)
         write(path, results)
-    if results["saving"] is None:
+    if retime or not (results["saving"] or timed_elsewhere(path)):
         print("saving", flush=True)
         results["saving"] = saving(scale.workload)
     write(path, results)
     return results
+
+
+def gone_along(course: Mapping[str, Any] | None) -> set[str]:
+    """Gates along whose trainings gradients were measured."""
+    entries = [*course["points"], *course["failures"]] if course else []
+    return {entry["trained_with"].removesuffix(SQUARED) for entry in entries}
+
+
+def timed_elsewhere(path: Path) -> bool:
+    """Whether results of another scale in the same folder hold the saving."""
+    others = [path.with_name(scale.file) for scale in SCALES.values()]
+    return any(read(other)["saving"] for other in others if other != path and other.exists())
+
+
+def publish(folder: Path) -> Path:
+    """Tests the claims on the results of a folder, saves them and renders the PDF."""
+    from bengio2013_claims import claims  # which imports this module
+    from bengio2013_report import main_results, report
+    from claims import save
+
+    results = main_results(folder)
+    try:
+        found = claims(results)
+    except UsageError as error:  # no training that they ask for
+        print(f"claims about trainings are left out: {error}", flush=True)
+        found = claims()
+    save(found, folder / "bengio2013_claims.json")
+    return report(folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -339,37 +405,55 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--quick", action="store_true", help="a small study on the digits that shows that everything runs"
     )
-    parser.add_argument("--out", type=Path, default=REPORTS)
-    parser.add_argument("--report", action="store_true", help="render the PDF from the JSON alone")
+    parser.add_argument("--out", type=Path, default=REPORTS, help="folder of the JSON files and the PDF")
+    parser.add_argument("--retime", action="store_true", help="time the saving again, say on a quieter machine")
+    parser.add_argument("--report", action="store_true", help="render the PDF alone, from the JSON files of --out")
     chosen = parser.parse_args(arguments)
-    if chosen.data:
-        os.environ[VARIABLE] = str(chosen.data)
-    path = chosen.out / "bengio2013.json"
-    if not chosen.report:
-        scale = SCALES["quick" if chosen.quick else chosen.scale]
-        setting = setting_of(scale, "digits" if chosen.quick else at_hand(), chosen.epochs)
-        gates = [g for g in GATES if chosen.gates is None or g.name in chosen.gates]
-        shown = [a for a in (arguments if arguments is not None else sys.argv[1:])]
-        command = " ".join(["python analyses/bengio2013.py", *_without_paths(shown)])
-        print(f"{setting.data}, {setting.hidden} and {setting.gates} units, {setting.epochs} epochs", flush=True)
-        torch.set_num_threads(1)
-        workers = 1 if chosen.quick else chosen.workers
-        print(table(study(scale, setting, gates, chosen.seeds or scale.seeds, workers, path, command)))
+    for name in ("seeds", "epochs", "workers"):
+        if (value := getattr(chosen, name)) is not None and value < 1:
+            raise UsageError(f"--{name} is at least 1; found {value}")
+    if chosen.quick and chosen.data:
+        raise UsageError("--quick is on the 8x8 digits; leave --data out")
+    torch.set_num_threads(1)
     if chosen.report:
         from bengio2013_report import report
 
-        print(report(chosen.out))
+        files = [chosen.out / name for name in ("bengio2013.json", "bengio2013_paper.json", "bengio2013_claims.json")]
+        if not any(file.exists() for file in files):
+            raise UsageError(f"there is no {files[0]}; measure first, without --report")
+        with writable(chosen.out / "bengio2013.pdf"):
+            print(report(chosen.out))
+        return
+    scale = SCALES["quick" if chosen.quick else chosen.scale]
+    path = chosen.out / scale.file
+    with writable(path):
+        chosen.out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=chosen.out).close()
+    setting = setting_of(scale, "digits" if chosen.quick else data_of(chosen.data), chosen.epochs)
+    gates = [g for g in GATES if chosen.gates is None or g.name in chosen.gates]
+    given = sys.argv[1:] if arguments is None else arguments
+    command = " ".join(["python analyses/bengio2013.py", *_without_paths(given)])
+    print(f"{setting.data}, {setting.hidden} and {setting.gates} units, {setting.epochs} epochs", flush=True)
+    workers = 1 if chosen.quick else chosen.workers
+    with writable(path):
+        print(table(study(scale, setting, gates, chosen.seeds or scale.seeds, workers, path, command, chosen.retime)))
+        print(publish(chosen.out))
 
 
 def _without_paths(arguments: Sequence[str]) -> list[str]:
     """The arguments but --data and --out, which name folders of this machine."""
     kept, skip = [], False
     for argument in arguments:
-        if not skip and argument not in ("--data", "--out"):
+        folder = argument.partition("=")[0] in ("--data", "--out")
+        if not (skip or folder):
             kept.append(argument)
-        skip = argument in ("--data", "--out")
+        skip = folder and "=" not in argument
     return kept
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except LabError as error:
+        print(f"bengio2013: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -128,7 +128,7 @@ def clouds() -> Figure:
 @style.styled
 def laws() -> Figure:
     """Mean, probability to be active, standard deviation and slope of every neuron."""
-    figure = Figure(figsize=(style.WIDTH, 4.0), layout="constrained")
+    figure = Figure(figsize=(style.WIDTH, 3.5), layout="constrained")
     axes = figure.subplots(2, 2).ravel()
     a = np.linspace(-5, 5, 201)
     for k, n in enumerate(NEURONS):
@@ -180,7 +180,7 @@ def baselines(a: float = -1.3, on: float = 2.7, off: float = 0.4) -> Figure:
     """
     p = float(expit(a))
     best, usual, size = (1 - p) * on + p * off, p * on + (1 - p) * off, p * (1 - p)
-    figure = Figure(figsize=(style.WIDTH, 2.3), layout="constrained")
+    figure = Figure(figsize=(style.WIDTH, 1.85), layout="constrained")
     one, every = figure.subplots(1, 2)
     b = np.linspace(-0.6, 4.4, 201)
     one.plot(b, size * (b - best) ** 2, color=style.INK)
@@ -213,7 +213,7 @@ def wrong_sign() -> Figure:
     ``p (1 - p)`` changes no sign). Two layers, ``a_1 = 0``, ``a_2 = h_1 (1, 1) + (0, c)``, ``L = h_2 . (1, -1.5)``:
     the truth at the first unit is ``(s(1) - s(0) - 1.5 (s(1 + c) - s(c))) / 4``; straight-through gives 1 - 1.5.
     """
-    figure = Figure(figsize=(style.WIDTH, 2.75), layout="constrained")
+    figure = Figure(figsize=(style.WIDTH, 1.95), layout="constrained")
     plane, chain = figure.subplots(1, 2)
     half = np.linspace(0, 1, 101)
     low, high = np.minimum(half, 0.5), np.maximum(half, 0.5)
@@ -346,7 +346,7 @@ def perturbations() -> Figure:
     dimension ``sinh(e) / e - 1``. Correlation of the loss with a Gaussian perturbation (Fiete, Seung 2006), ``E[L(e z)
     z] / e - 1 = exp(e^2 / 2) - 1``. And ``(h - p) L`` of a binary unit, which moves by 1 as a whole: 0.
     """
-    figure = Figure(figsize=(style.WIDTH, 2.5), layout="constrained")
+    figure = Figure(figsize=(style.WIDTH, 2.05), layout="constrained")
     ax, zero = figure.subplots(2, 1, height_ratios=(7, 1), sharex=True)
     e = np.logspace(-2, 0.5, 51)
     curves = {
@@ -380,7 +380,7 @@ def smooth_units() -> Figure:
     a, ``f = exp(1.3 h)``: STS ``f''(0) / 2 p^1.5``, a binary unit ``(f(1) - f(0) - f'(0)) p``. b, the truth is
     ``q (1 - p) / 2 (f(q) - f(0) + q f'(q))``, q = sqrt(p), and the mean of backpropagation ``p (1 - p) / 2 f'(q)``.
     """
-    figure = Figure(figsize=(style.WIDTH, 2.5), layout="constrained")
+    figure = Figure(figsize=(style.WIDTH, 2.05), layout="constrained")
     order, share = figure.subplots(1, 2)
     p, c = np.logspace(-6, -1, 51), 1.3
     q = np.sqrt(p)
@@ -439,7 +439,7 @@ def quality(
     short = {
         name: f"{SHORT.get(kind, kind)},\n{own}" for kind, names in FAMILIES.items() for name, own in names.items()
     }
-    figure = Figure(figsize=(style.WIDTH, 5.0), layout="constrained")
+    figure = Figure(figsize=(style.WIDTH, 3.25), layout="constrained")
     axes = figure.subplots(1 + len(titles), len(columns), squeeze=False, sharex=True, sharey="row")
     shown: list[list[float]] = [[] for _ in range(1 + len(titles))]
     for place, (name, rows) in enumerate(columns.items()):
@@ -483,10 +483,10 @@ def _percents(ax: Axes, most: float) -> None:
 
 @style.styled
 def saved(found: Mapping[str, Any]) -> Figure:
-    """Multiply-adds by formula, and time by batch, against the width of the gater."""
+    """Multiply-adds by formula, and processor time by batch, against the width of the gater."""
     load = found["workload"]
     batches = list(dict.fromkeys(t["batch"] for t in found["times"]))
-    figure, axes = style.panels(1 + len(batches), 2, 1.9)
+    figure, axes = style.panels(1 + len(batches), 2, 1.65)
     widths = np.linspace(0, load["widths"][-1] * 1.03, 101)
     main, each = load["gates"] * (load["inputs"] + load["classes"]), load["inputs"] + load["gates"]
     nets = {
@@ -512,7 +512,7 @@ def saved(found: Mapping[str, Any]) -> Figure:
                 own.setdefault(t["way"], []).extend(lines.Spot(x, *_measure(t["microseconds"])) for x in at)
         ax.set_yscale("log")
         lines.fit(ax, lines.draw(ax, own, ways))
-        ax.set_title(f"{letter}\u2002time (µs), {batch} example{'s' * (batch > 1)} at once")
+        ax.set_title(f"{letter}\u2002processor time (µs), {batch} example{'s' * (batch > 1)} at once")
     for ax in axes:
         ax.set_xlim(0, widths[-1])
         ax.set_xlabel("units of the gater")

@@ -234,6 +234,10 @@ class ScoreFunction(Binary):
     times the gradient of the mean ("mean"). "The gater needs a learning rate 100 times smaller" is one about three
     times smaller for a gradient of the mean loss.
 
+    The cost of activity has one gradient under both. At the *same* rate and weight of that cost, "mean" therefore moves
+    the gater 1 / 32 as far along the loss, and is drawn to the target activity 32 times as strongly in proportion: that
+    is another training. At 32 times the rate and 1 / 32 of the weight, "mean" is the training of "sum", step for step.
+
     Args:
         convention: "sum" or "mean".
         decay: of the running averages.
@@ -329,7 +333,7 @@ GATES: tuple[Gate, ...] = (
         decisive=True,
     ),
     SCORE,
-    replace(SCORE, name="sbn-mean", label="stochastic binary, mean over the minibatch", row="", convention="mean"),
+    replace(SCORE, name="sbn-mean", label="stochastic binary, batch mean at the same rate", row="", convention="mean"),
     Sigmoid("sigmoid", "sigmoid", "Baseline Sigmoid"),
     Sigmoid("sigmoid-noise", "sigmoid with noise", "Baseline Sigmoid + Noise", deviation=1.0),
 )

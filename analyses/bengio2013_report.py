@@ -6,9 +6,10 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import bengio2013_figures as draw
+from bengio2013_claims import read_study
 from claims import Claim, load
 from lines import Spot
 from scipy import stats
@@ -24,6 +25,7 @@ from estimator_lab.trajectories import Point, Trajectory
 Row = Mapping[str, Any]
 STUDY = "python analyses/bengio2013.py"
 COMMAND = "python analyses/bengio2013_claims.py --study reports/bengio2013.json --json reports/bengio2013_claims.json"
+FILES = ("bengio2013.json", "bengio2013_paper.json")
 SQUARED = ", squared loss"
 DATA = {"mnist": "MNIST", "digits": "8×8 digits"}
 SHOWN = {  # figures that show more of a claim
@@ -33,7 +35,7 @@ SHOWN = {  # figures that show more of a claim
     "A7": "smooth_units",
     "A8": "smooth_units",
     "A9": "wrong_sign",
-    "A10": "courses",
+    **dict.fromkeys(("A10a", "A10b", "A10c", "A10d"), "courses"),
     "A11": "baselines",
     "E3": "smooth_units",
     "E6": "wrong_sign",
@@ -50,32 +52,82 @@ COMPARED = (  # first and second gate, criterion, and which one is better in the
 CRITERIA = {"train_nll": "training loss", "valid_error": "validation error, %", "test_error": "test error, %"}
 
 
-def report(folder: Path) -> Path:
-    """Writes ``bengio2013.pdf`` from ``bengio2013_claims.json`` and ``bengio2013.json`` of one folder.
+class Kind(NamedTuple):
+    """A kind of statement: what one is called, several, the title above them, and the fact that counts them."""
 
-    Returns the path of the PDF. Either file may be missing, and any part of the second; the report then says so in the
-    place of its sections.
+    one: str
+    many: str
+    title: str
+    fact: str
+
+
+KINDS = (
+    Kind("claim of the paper", "claims of the paper", "What the paper claims", "Claims"),
+    Kind(
+        "passage taken to the letter",
+        "passages taken to the letter",
+        "Misprints and errata: passages taken to the letter",
+        "Passages",
+    ),
+    Kind("statement of ours", "statements of ours", "What the paper does not say (ours)", "Ours"),
+)
+
+
+def sorted_out(claims: Sequence[Claim]) -> list[tuple[Kind, list[Claim]]]:
+    """Claims by kind; a kind without any is left out."""
+
+    def kind(claim: Claim) -> int:
+        return 2 if claim.reconstruction else int(claim.id.startswith("E"))
+
+    own = [[c for c in claims if kind(c) == k] for k in range(len(KINDS))]
+    return [(k, found) for k, found in zip(KINDS, own, strict=True) if found]
+
+
+def headline(claims: Sequence[Claim]) -> str:
+    """A tally for every kind."""
+    return " ".join(tally_words(own, k.one, k.many) for k, own in sorted_out(claims)) or tally_words([], "claim")
+
+
+def main_results(folder: Path) -> Row:
+    """Results of the training study: those of a tenth of the paper's size, else those of its size; empty without any.
+
+    Raises:
+        UsageError: a file cannot be read, or holds something else.
     """
-    measured, claimed = folder / "bengio2013.json", folder / "bengio2013_claims.json"
-    results = json.loads(measured.read_text("utf-8")) if measured.exists() else {}
+    return next((read_study(folder / name) for name in FILES if (folder / name).exists()), {})
+
+
+def report(folder: Path) -> Path:
+    """Writes ``bengio2013.pdf`` from ``bengio2013_claims.json`` and the results of the trainings in one folder.
+
+    The results are ``bengio2013.json``, and ``bengio2013_paper.json`` at the paper's size, of which gradients are shown
+    beside the others, or everything where it is alone. Returns the path of the PDF. Any file may be missing, and any
+    part of the results; the report then says so in the place of its sections.
+
+    Raises:
+        UsageError: a file cannot be read, or holds something else.
+    """
+    claimed, wide = folder / "bengio2013_claims.json", folder / FILES[1]
+    results = main_results(folder)
+    paper = read_study(wide) if wide.exists() and (folder / FILES[0]).exists() else {}
     path = folder / "bengio2013.pdf"
-    path.write_bytes(render(load(claimed) if claimed.exists() else [], results))
+    path.write_bytes(render(load(claimed) if claimed.exists() else [], results, paper))
     return path
 
 
-def render(claims: Sequence[Claim], results: Mapping[str, Any]) -> bytes:
-    """The PDF."""
+def render(claims: Sequence[Claim], results: Row, paper: Row) -> bytes:
+    """The PDF, of claims, the results that are shown throughout, and those at the paper's size or nothing."""
     created = results.get("created") or datetime.datetime.now(datetime.UTC).date().isoformat()
     study = Study(
         kind="founding papers",
         title="Stochastic neurons, claim by claim",
         subtitle="Bengio, Léonard and Courville 2013, arXiv:1308.3432",
         created=created[:10],
-        results=json.dumps([[c.__dict__ for c in claims], results], sort_keys=True, default=list),
-        command="\n".join([results.get("command", STUDY), COMMAND]),
+        results=json.dumps([[c.__dict__ for c in claims], results, paper], sort_keys=True, default=list),
+        command="\n".join([*(r["command"] for r in (results, paper) if r), *([] if results else [STUDY]), COMMAND]),
         facts=facts(claims, results),
-        headline=tally_words(claims),
-        lines=[("", tally_lines(claims))],
+        headline=headline(claims),
+        lines=[(kind.title, tally_lines(own)) for kind, own in sorted_out(claims)],
         environment=results.get("environment", {}),
         appendix=every_gradient(results),
     )
@@ -104,7 +156,7 @@ def render(claims: Sequence[Claim], results: Mapping[str, Any]) -> bytes:
             ],
         ),
         ("The conditional network, trained with each gate", trained),
-        ("The gradients of the gates along training", gradients(study, results)),
+        ("The gradients of the gates along training", [*gradients(study, results), *at_full_width(study, paper)]),
         ("What conditional computation saves", saving(study, results.get("saving"))),
         ("Method", method(results)),
     ]
@@ -113,7 +165,7 @@ def render(claims: Sequence[Claim], results: Mapping[str, Any]) -> bytes:
 
 def facts(claims: Sequence[Claim], results: Row) -> list[tuple[str, str]]:
     """Below the title."""
-    found = [("Claims", str(len(claims)))]
+    found = [(kind.fact, str(len(own))) for kind, own in sorted_out(claims)]
     if results:
         setting, scale = results["setting"], results["scale"]
         found += [
@@ -130,17 +182,16 @@ def claimed(claims: Sequence[Claim], seen: Mapping[str, Sequence[Block]]) -> lis
     """The table of claims."""
     if not claims:
         return [text("The claims have not been tested yet: python analyses/bengio2013_claims.py tests them.")]
-    own = {letter: [c for c in claims if c.id.startswith(letter)] for letter in "AE"}
-    rest = [c for c in claims if c.id[:1] not in own]
-    parts = [("What the paper claims", own["A"]), ("What is printed, and how it reads", own["E"]), ("More", rest)]
     return [
         text(
             "Each verdict is computed from the numbers beside it, by the code that prints them; sums over all states"
             " or quadratures, unless the evidence says that it rests on draws. A condition is one that the paper does"
-            " not state. Here h is the value of a unit, p the probability s(a) that it is 1, s the sigmoid and L the"
-            " loss."
+            " not state, or no more than hints at. A comparison of trainings is not decided where its interval includes"
+            " both signs, and does not hold where the interval excludes the claimed one. What is printed in passing,"
+            " and misprints, are counted apart, and so is what the paper does not say. Here h is the value of a unit,"
+            " p the probability s(a) that it is 1, s the sigmoid and L the loss."
         ),
-        claims_table(parts, "Claims, verdicts and evidence.", seen),
+        claims_table([(kind.title, own) for kind, own in sorted_out(claims)], "Claims, verdicts and evidence.", seen),
     ]
 
 
@@ -278,7 +329,8 @@ def training(study: Study, results: Row) -> list[Block]:
             "Validation error, training loss and share of active gates against the epoch, for every gate.",
             f"{shown}; all other gates in grey. Training loss and activity are running means over an epoch, with noise;"
             " validation is without noise. The broken line is the activity that the cost of activity aims at; it holds"
-            " the mean of p, or of √p for STS, at this value, not the share of gates that are open.",
+            " the mean of p, or of √p for STS, at this value, not the share of gates that are open. “Batch mean” is at"
+            " the rate of “batch sum”.",
         ),
         training_table(results, seeds),
         text(*compared_words(results)),
@@ -443,7 +495,6 @@ def gradients(study: Study, results: Row) -> list[Block]:
         points = [p for p in found.points if p.trained_with.endswith(SQUARED) == squared]
         if not points:
             continue
-        truths = listed(dict.fromkeys(p.finding.truth for p in points), 3)
         what = (
             "the squared distance to the one-hot label" if squared else "the cross entropy, which they were trained on"
         )
@@ -451,11 +502,79 @@ def gradients(study: Study, results: Row) -> list[Block]:
             study.figure(
                 draw.quality(columns_of(points), losses, [c.title for c in QUALITIES]),
                 "Loss, relative bias, variance and cosine of the gates' gradients at three epochs of each training.",
-                f"All weights of the gater, for {what}; truth: {truths}. A column is a training, a line a rule; 95 %"
+                f"All weights of the gater, for {what}. {truths_of(points)} A column is a training, a line a rule; 95 %"
                 " intervals. A bias that cannot be judged is left out.",
             )
         )
     return blocks
+
+
+def truths_of(points: Sequence[Point]) -> str:
+    """What the gradients were held against, by kind of gate where it differs."""
+    kinds: dict[str, dict[str, None]] = {}
+    for p in points:
+        name = p.trained_with.removesuffix(SQUARED)
+        kind = next((kind for kind, names in draw.FAMILIES.items() if name in names), name)
+        kinds.setdefault(p.finding.truth, {})[kind] = None
+    if len(kinds) == 1:
+        return f"Truth: {next(iter(kinds))}."
+    said = "; ".join(f"for {listed(own)} {truth}" for truth, own in kinds.items())
+    return f"Truth: {said}."
+
+
+def at_full_width(study: Study, paper: Row) -> list[Block]:
+    """Gradients of the network of the paper's size, held against the closed form."""
+    if not paper.get("trajectory"):
+        return []
+    setting, name = paper["setting"], labels(paper)
+    points = [
+        p for p in Trajectory.from_json(json.dumps(paper["trajectory"])).points if p.trained_with.endswith(SQUARED)
+    ]
+    if not points:
+        return []
+    seeds = {t["seed"] for t in paper["trainings"]}
+    ends = [
+        f"{name[t['gate']]} {rounded(t['history']['valid_error'][-1])} %" for t in paper["trainings"] if not t["seed"]
+    ]
+    replicates = {p.finding.replicates for p in points}
+    runs = f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
+    caption = f"{count(setting['gates'])} gates, {count(setting['epochs'])} epochs, {runs}."
+    columns = [("Epoch", "right", "auto"), ("Rule", "left", "1fr")]
+    columns += [(f"{what}, {layer}", "right", "auto") for what in ("Bias (%)", "Cosine") for layer in LAYERS]
+    columns += [("Verdict", "left", "auto")]
+    parts = []
+    for trained in dict.fromkeys(p.trained_with for p in points):
+        rows = []
+        for p in sorted((p for p in points if p.trained_with == trained), key=lambda p: (p.estimator, p.step)):
+            places = [p.finding.row(level) for level in LAYERS.values()]
+            cells = [*map(bias_percent, places), *(cosine(row, "mean_cosine") for row in places)]
+            rows.append([count(p.step), p.estimator, *cells, chip(p.finding.verdict, p.finding.claim is False)])
+        parts.append((f"trained with {name[trained.removesuffix(SQUARED)]}", rows))
+    return [
+        heading("At the paper’s width"),
+        text(
+            f"The same with {count(setting['gates'])} gates and {count(setting['hidden'])} units of the gater, the"
+            f" paper’s width, on {DATA.get(setting['data'], setting['data'])}: {count(setting['epochs'])} epochs, where"
+            f" the paper has hundreds, and {runs} of some of the gates. At the squared loss the truth is a closed form"
+            " at this width as well. Each rule is measured with"
+            f" {listed(map(count, sorted(replicates)))} draws. Validation errors at the end: {', '.join(ends)}."
+        ),
+        study.figure(
+            draw.quality(columns_of(points), histories(paper, "train_nll"), [c.title for c in QUALITIES]),
+            "Loss, relative bias, variance and cosine of the gates' gradients at the paper's width.",
+            f"{caption} All weights of the gater, for the squared distance to the one-hot label. {truths_of(points)} A"
+            " bias that cannot be judged is left out.",
+        ),
+        table(
+            columns,
+            parts,
+            f"{caption} Relative bias, and cosine of a draw with the truth: at the gates’ pre-activations, and in all"
+            " weights of the gater. A dash stands for a bias that cannot be judged.",
+        ),
+    ]
+
+
+LAYERS = {"gates": "site", "gater": "total"}
 
 
 class Quality:
@@ -550,12 +669,16 @@ def saving(study: Study, found: Row | None) -> list[Block]:
             f" the former up to a width of {count(formulas['break_even'])}, and from"
             f" {count(formulas['gater_equals_experts'])} units on the gater costs more than the experts it picks.",
             *saving_words(found),
+            "Time is that of the processor, which is wall time on a core of its own; on the machine at hand wall time"
+            f" was {rounded(found['wall'], most=2)} times as long in all. Whether all this comes without important loss"
+            " of accuracy is not judged: a net without gates, all of whose experts are computed, was not trained.",
         ),
         study.figure(
             draw.saved(found),
             "Multiply-adds and time of an example against the width of the gater, with and without skipping.",
-            "a, counted by formula; the vertical line is the break-even with the dense net without gates. Others: wall"
-            f" time, median of {load['repeats']} rounds with its 95 % interval, by the number of examples at once."
+            "a, counted by formula; the vertical line is the break-even with the dense net without gates. Others:"
+            f" processor time, median of {load['repeats']} rounds with its 95 % interval, by the number of examples at"
+            " once."
             " “masked” computes all experts and multiplies them by the gates; “select”, “gather” and “sampled” skip"
             " the closed ones.",
         ),
@@ -571,11 +694,19 @@ def saving_words(found: Row) -> list[str]:
         if row["value"] is None or not math.isfinite(row["value"]):
             said.append(f"With {examples} the fastest way to skip ({row['way']}) is {everywhere(found, row)}.")
         else:
-            ends = "" if row["low"] is None else f" [{count(row['low'])} to {count(row['high'])}]"
             said.append(
-                f"With {examples} the break-even of time is at {count(row['value'])}{ends} units ({row['way']})."
+                f"With {examples} the break-even of time is at {count(row['value'])} [{within(found, row)}] units"
+                f" ({row['way']})."
             )
     return said
+
+
+def within(found: Row, row: Row) -> str:
+    """The interval of a break-even, as far as widths were timed."""
+    first, last = found["workload"]["widths"][0], found["workload"]["widths"][-1]
+    low = f"below {count(first)}" if row["low"] is None or row["low"] < first else count(row["low"])
+    high = f"above {count(last)}" if row["high"] is None or row["high"] > last else count(row["high"])
+    return f"{low} to {high}"
 
 
 def everywhere(found: Row, row: Row) -> str:
@@ -607,12 +738,13 @@ def saving_table(found: Row) -> Block:
         ]
         parts.append((f"{batch} example{'s' * (batch > 1)} at once", rows))
     columns = [("Way", "left", "auto"), ("Multiply-adds / ungated", "right", "1fr")]
-    columns += [("Time / ungated", "right", "1fr"), ("Time / masked", "right", "1fr")]
+    columns += [("Processor time / ungated", "right", "1fr"), ("Processor time / masked", "right", "1fr")]
     return table(
         columns,
         parts,
         f"With {count(found['workload']['hidden'])} units in the gater: multiply-adds of one example as counted by"
-        " torch (a dash where it cannot see them), and time, as ratios with 95 % intervals from pairs of one round.",
+        " torch (a dash where it cannot see them), and processor time, as ratios with 95 %"
+        " intervals from pairs of one round.",
     )
 
 
@@ -629,7 +761,10 @@ def method(results: Row) -> list[Block]:
         " examples, and so are the gradients of experts, softmax and of the gates that are backpropagated through. The"
         " authors' code sums the score function's term over the minibatch of 32 instead (“batch sum”), 32 times the"
         " gradient of the mean (“batch mean”), and takes a gater's learning rate a hundred times smaller: in the"
-        " convention of the mean it is three times smaller. Both were trained. The running averages of the baseline"
+        " convention of the mean it is three times smaller. The cost of activity has the same gradient in both; so with"
+        " 32 times the rate and λ / 32 the batch mean is the training of the batch sum, step for step. What was trained"
+        " as batch mean has the rate and λ of the batch sum: it follows the loss 32 times more slowly, and holds to the"
+        " activity aimed at 32 times as strongly in proportion. The running averages of the baseline"
         " are those before the minibatch; averages that contain it would bias the estimate."
     )
     if not results:

@@ -1,4 +1,4 @@
-"""What conditional computation saves: multiply-adds by formula and as counted, and wall time per example.
+"""What conditional computation saves: multiply-adds by formula and as counted, and time per example.
 
 D inputs, M units of the gater, N gates and experts of which a share alpha is active, C classes. Multiply-adds of one
 example, biases and elementwise operations left out:
@@ -11,8 +11,10 @@ So gating pays, against a dense net without gates, up to M* = (1 - alpha) N (D +
 the gater costs as much as the experts that it picks from M = alpha N (D + C) / (D + N) on.
 
 What is timed is the forward pass in torch on one thread, in float32, with weights and inputs that are random numbers:
-time does not depend on them. A threshold of each gate is set so that it is open on a share alpha of the inputs. Time is
-that of the thread, which is wall time on a core of its own, and leaves out waits on a machine that others use.
+time does not depend on them. A threshold of each gate is set so that it is open on a share alpha of the inputs.
+
+*Processor time* of the thread is what is compared: it is wall time on a core of its own, and leaves out waits on a
+machine that others use. Wall time is kept beside it, with those waits.
 
 The ways to run a net:
 
@@ -30,15 +32,16 @@ The ways to run a net:
 - ``workload``: the sizes; ``hidden`` is the M of the formulas, the counts and the ratios;
 - ``formulas``: multiply-adds of the three nets, ``break_even`` = M*, ``gater_equals_experts``;
 - ``counted``: ``way``, ``multiply_adds`` by torch's counter, mean over examples one at a time; it cannot see "sampled";
-- ``times``: ``way``, ``batch``, ``hidden``, ``microseconds`` per example as ``value``, ``low``, ``high``: the median
-  over rounds and the order statistics that hold it with 95 %;
-- ``wall``: wall time over time of the thread, of all rounds together;
-- ``ratios``: ``way``, ``batch``, and time over that of the dense net without gates and with gates, as ``ungated`` and
-  ``gated``, each with its interval, from pairs of the same round;
+- ``times``: ``way``, ``batch``, ``hidden``, ``microseconds`` of the processor per example as ``value``, ``low``,
+  ``high``: the median over rounds and the order statistics that hold it with 95 %; ``wall_microseconds``: likewise;
+- ``wall``: wall time over processor time, of all rounds together;
+- ``ratios``: ``way``, ``batch``, and processor time over that of the dense net without gates and with gates, as
+  ``ungated`` and ``gated``, each with its interval, from pairs of the same round;
 - ``fastest``: ``batch``, ``way``: of the ways that skip;
-- ``break_even``: ``batch``, ``way``, and the gater's width at which the fastest way takes as long as the dense net
-  without gates: a straight line through the widths of each round, ``value``, ``low``, ``high`` over rounds; null, and
-  ``words`` that say so, where that is outside of the widths that were measured.
+- ``break_even``: ``batch``, ``way``, and the gater's width at which the fastest way takes as much processor time as the
+  dense net without gates, interpolated between the medians of the widths: ``value``, and ``low`` and ``high`` of the
+  95 % interval by resampled rounds; null, and ``words`` that say so, where that is outside of the widths that were
+  measured.
 """
 
 import math
@@ -47,8 +50,10 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor
@@ -57,6 +62,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from estimator_lab.noise import derive_seed
 
 SKIPPING = ("select", "gather", "sampled")
+RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -174,12 +180,14 @@ WAYS: dict[str, Callable[[Net, Tensor], Tensor]] = {
 }
 
 
-def timed(run: Callable[[Tensor], Tensor], batches: Sequence[Tensor]) -> float:
-    """Microseconds per example of one pass over batches."""
-    began = time.thread_time()
+def timed(run: Callable[[Tensor], Tensor], batches: Sequence[Tensor]) -> tuple[float, float]:
+    """Microseconds per example of one pass over batches: of the processor, and of the wall clock."""
+    wall, own = time.perf_counter(), time.thread_time()
     for x in batches:
         run(x)
-    return 1e6 * (time.thread_time() - began) / sum(map(len, batches))
+    wall, own = time.perf_counter() - wall, time.thread_time() - own
+    each = 1e6 / sum(map(len, batches))
+    return each * own, each * wall
 
 
 def median(values: Sequence[float]) -> dict[str, float]:
@@ -201,11 +209,15 @@ def saving(workload: Workload) -> dict[str, Any]:
     wall, own = time.perf_counter(), time.thread_time()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-        rounds = _rounds(workload, nets, x, generator)
+        rounds, walls = _rounds(workload, nets, x, generator)
     wall, own = time.perf_counter() - wall, time.thread_time() - own
     times = [
-        {"way": way, "batch": batch, "hidden": hidden, "microseconds": median(values)}
-        for (way, batch, hidden), values in rounds.items()
+        {
+            **dict(zip(("way", "batch", "hidden"), key, strict=True)),
+            "microseconds": median(values),
+            "wall_microseconds": median(walls[key]),
+        }
+        for key, values in rounds.items()
     ]
     fastest = {}
     for batch in workload.batches:
@@ -229,26 +241,25 @@ Key = tuple[str, int, int]
 
 def _rounds(
     workload: Workload, nets: Mapping[int, Net], x: Tensor, generator: torch.Generator
-) -> dict[Key, list[float]]:
-    """Microseconds per example of each way, batch and width, one number for each round."""
-    keys = [
+) -> tuple[dict[Key, list[float]], dict[Key, list[float]]]:
+    """Microseconds per example of each way, batch and width, one number for each round: processor and wall time."""
+    keys = [  # the dense net has no gater: its time stands at one width
         (way, batch, hidden)
         for way in WAYS
         for batch in workload.batches
-        for hidden in (workload.widths[:1] if way == "ungated" else workload.widths)
+        for hidden in ((workload.hidden,) if way == "ungated" else workload.widths)
     ]
     pieces = {batch: [p for p in x.split(batch) if len(p) == batch] for batch in workload.batches}
-    found: dict[Key, list[float]] = {key: [] for key in keys}
+    found: tuple[dict[Key, list[float]], dict[Key, list[float]]] = ({k: [] for k in keys}, {k: [] for k in keys})
     for turn in range(workload.repeats + 1):
         for i in torch.randperm(len(keys), generator=generator).tolist():
             way, batch, hidden = keys[i]
-            net = nets[hidden]
-            value = timed(lambda part, way=way, net=net: WAYS[way](net, part), pieces[batch])  # type: ignore[misc]
+            net, run = nets[hidden], WAYS[way]
+            values = timed(lambda part, run=run, net=net: run(net, part), pieces[batch])  # type: ignore[misc]
             if turn:  # the first round warms up
-                found[keys[i]].append(value)
-    return {
-        (way, batch, workload.hidden if way == "ungated" else hidden): v for (way, batch, hidden), v in found.items()
-    }
+                for rounds, value in zip(found, values, strict=True):
+                    rounds[keys[i]].append(value)
+    return found
 
 
 def _ratios(workload: Workload, rounds: Mapping[Key, Sequence[float]]) -> list[dict[str, Any]]:
@@ -263,19 +274,33 @@ def _ratios(workload: Workload, rounds: Mapping[Key, Sequence[float]]) -> list[d
 
 
 def _break_even(workload: Workload, rounds: Mapping[Key, Sequence[float]], batch: int, way: str) -> dict[str, Any]:
-    """Where the time of a way, a straight line through each round's widths, meets that of the dense net."""
-    places = []
-    for turn, dense in enumerate(rounds["ungated", batch, workload.hidden]):
-        times = [rounds[way, batch, hidden][turn] for hidden in workload.widths]
-        slope, start = statistics.linear_regression(workload.widths, times)
-        places.append((dense - start) / slope if slope > 0 else math.inf)
-    found = median(places)
-    ends = workload.widths[0], workload.widths[-1]
-    if not ends[0] <= found["value"] <= ends[1]:
-        where = "slower at every width" if found["value"] < ends[0] else "faster at every width"
-        words = f"{where} measured, {ends[0]} to {ends[1]}"
-        return {"value": math.nan, "low": math.nan, "high": math.nan, "words": words}
-    return {**found, "words": ""}
+    """Where the median time of a way, linear between widths, meets that of the dense net; rounds are resampled."""
+    dense = np.array(rounds["ungated", batch, workload.hidden])
+    times = np.array([rounds[way, batch, hidden] for hidden in workload.widths])
+    found = _crossing(workload.widths, np.median(times, 1) - np.median(dense))
+    rng, again = np.random.default_rng(derive_seed("saving", "rounds")), []
+    for _ in range(RESAMPLES):
+        chosen = rng.integers(len(dense), size=len(dense))
+        again.append(_crossing(workload.widths, np.median(times[:, chosen], 1) - np.median(dense[chosen])))
+    low, high = (float(v) for v in np.quantile(again, [0.025, 0.975], method="nearest"))
+    first, last = workload.widths[0], workload.widths[-1]
+    words = ""
+    if not 0 < found < math.inf:
+        words = f"{'slower' if found == 0 else 'faster'} at every width measured, {first} to {last}"
+    elif low == 0 or high == math.inf:
+        words = f"the interval reaches beyond the widths measured, {first} to {last}"
+    ends = {"value": found, "low": low, "high": high}
+    return {**{k: v if 0 < v < math.inf else math.nan for k, v in ends.items()}, "words": words}
+
+
+def _crossing(widths: Sequence[int], excess: Sequence[float]) -> float:
+    """Where what is linear between widths becomes positive: zero if it is so at first, infinity if nowhere."""
+    if excess[0] > 0:
+        return 0.0
+    for (a, b), (low, high) in zip(pairwise(widths), pairwise(excess), strict=True):
+        if low <= 0 < high:
+            return float(a + (b - a) * low / (low - high))
+    return math.inf
 
 
 def _counted(net: Net, x: Tensor) -> list[dict[str, Any]]:

@@ -211,18 +211,17 @@ def straight_through(through: Through = identity) -> Claim:
     _gates()
     biased, right = bool(bias > TOLERANCE), violations == 0
     single = any(rates[networks.name][0] > 0 for networks in others)
-    told = ", ".join(f"{k} {v[0]:.1%} [{v[1]:.1%}, {v[2]:.1%}]" for k, v in rates.items())
+    told = "; ".join(f"{k} {v[0]:.1%} [{v[1]:.1%}, {v[2]:.1%}]" for k, v in rates.items())
     return Claim(
         "A9",
-        "Straight-through, which passes dL/dh on as the gradient by a, is biased; its sign is right in a single layer "
-        "and not guaranteed in deeper networks.",
+        "Straight-through, which passes dL/dh on as the gradient by a, is clearly biased; for a single layer its sign "
+        "is right, and that is no longer guaranteed through several layers.",
         "section 4, Eq. (13)",
         decide(holds=biased and right and not single, otherwise=biased and right),
-        f"Condition: the loss is monotone in the unit. Logit affine in three units, binary logistic loss: {violations} "
-        f"of {everyone.size} signs wrong, by enumeration. Wrong in networks with standard normal weights "
-        f"({CONFIDENCE:.0%} intervals, {NETS} each): {told}. One layer is enough: {CASES[0].name} "
-        f"at p = {CASES[0].p:.4f} has the gradient {cases[CASES[0].name][0]:+.5f} and gets "
-        f"{cases[CASES[0].name][1]:+.5f}.",
+        f"Condition for the single layer: the loss is monotone in the unit (E6: without it). Logit affine in three "
+        f"units, binary logistic loss: {violations} of {everyone.size} signs wrong, by enumeration. Shares of wrong "
+        f"signs in networks with standard normal weights ({CONFIDENCE:.0%} intervals, {NETS} each): {told}; "
+        "the first two have one layer.",
         {
             "wrong signs, monotone": violations,
             "signs, monotone": everyone.size,
@@ -298,15 +297,20 @@ def _gates() -> None:
 
 
 def sign_in_one_layer(cases: Sequence[Case] = CASES) -> Claim:
-    """E6: the right sign in a single layer."""
+    """E6: the right sign in a single layer, under any loss."""
     found = {case.name: case.found() for case in cases}
     wrong = [name for name, (true, passed, _) in found.items() if true * passed < 0]
-    told = "; ".join(f"{k}: gradient {v[0]:+.5f}, mean {v[1]:+.5f}" for k, v in found.items())
+    told = "; ".join(
+        f"{case.name} at p = {case.p:.4g}, gradient {found[case.name][0]:+.5f}, mean {found[case.name][1]:+.5f}"
+        for case in cases
+    )
     return Claim(
         "E6",
-        "In a single layer straight-through has the right sign.",
-        "section 4",
+        "The sentence that A9 restates, without a condition on the loss: whatever the loss, the sign is right for a "
+        "single layer.",
+        "section 4; imprecise",
         decide(holds=not wrong),
-        f"{told}. {'The loss has to be monotone in the unit between 0 and 1.' if wrong else 'All signs are right.'}",
+        f"{'Counterexamples of one unit' if wrong else 'One unit'}: {told}. "
+        f"{'The loss has to be monotone in the unit between 0 and 1, as in A9.' if wrong else 'All signs are right.'}",
         {f"{what}, {k}": v for k, means in found.items() for what, v in _named_means(means)},
     )

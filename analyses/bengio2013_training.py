@@ -61,7 +61,7 @@ class Setting:
     @property
     def checkpoints(self) -> tuple[int, ...]:
         """Epochs whose weights are kept: before the first, midway, the last."""
-        return (0, self.epochs // 2, self.epochs)
+        return tuple(sorted({0, self.epochs // 2, self.epochs}))
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,7 @@ import itertools
 import json
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -448,4 +449,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except lab.LabError as error:
+        print(f"cho2014: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

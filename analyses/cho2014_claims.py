@@ -58,12 +58,12 @@ def b1() -> Claim:
     right = counted == distinct == [2 ** (k + 1) - 2 for k in depths] and leaves == [2**k for k in depths]
     return Claim(
         "B1",
-        "The number of parameters over the amount of computation grows up to exponentially: as 2^k / k with k bits.",
-        f"{ABSTRACT}; the factor from {REVIEW}",
+        "The ratio of the number of parameters to the amount of computation can grow up to exponentially.",
+        f"{ABSTRACT}; the factor 2^k / k in the evidence from {REVIEW}",
         decide(holds=right and by_leaf[7] == 32.0),
-        f"Counted in the tables for k = 1 to 12. At k = 8 a unit has {leaves[7]} leaf vectors and {counted[7]} "
-        "vectors in "
-        f"all, and 8 are read: {by_leaf[7]:g} leaves, or {by_node[7]:g} vectors, per vector read.",
+        "With k bits the ratio is 2^k / k, the factor that reviews give: counted in the tables for k = 1 to 12. At "
+        f"k = 8 a unit has {leaves[7]} leaf vectors and {counted[7]} vectors in all, and 8 are read: {by_leaf[7]:g} "
+        f"leaves, or {by_node[7]:g} vectors, per vector read.",
         {"vectors": counted, "leaves": leaves, "leaves_per_read": by_leaf, "vectors_per_read": by_node},
     )
 

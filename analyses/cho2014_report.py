@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import cho2014_figures as draw
-from claims import Claim, load
+from claims import Claim, load, read
 
 from estimator_lab.report.claims import claims_table, tally_lines, tally_words
 from estimator_lab.report.rounding import ABSENT, count, rounded
@@ -19,6 +19,7 @@ from estimator_lab.report.wording import duration
 Row = Mapping[str, Any]
 LACKING = "{} not there yet: {} makes them."
 NOTHING = 1e-8  # what rounding and quadrature leave
+PARTS = {"capacity", "credit", "boundary", "digits"}
 SHOWN_DEPTHS = (1, 2, 4, 6, 8, 10, 12)
 
 
@@ -26,9 +27,16 @@ def report(folder: Path) -> Path:
     """Writes ``cho2014.pdf`` from ``cho2014_claims.json`` and ``cho2014.json`` of one folder, and returns its path.
 
     Either file may be missing, and any part of the second; the report then says so in the place of its sections.
+
+    Raises:
+        UsageError: a file cannot be read, or holds something else.
     """
     measured, claimed = folder / "cho2014.json", folder / "cho2014_claims.json"
-    results = json.loads(measured.read_text("utf-8")) if measured.exists() else {}
+
+    def ours(found: Any) -> bool:
+        return isinstance(found, dict) and "quick" in found and not PARTS.isdisjoint(found)
+
+    results = read(measured, ours, "analyses/cho2014.py") if measured.exists() else {}
     path = folder / "cho2014.pdf"
     path.write_bytes(render(load(claimed) if claimed.exists() else [], results))
     return path
@@ -45,8 +53,8 @@ def render(claims: Sequence[Claim], results: Mapping[str, Any]) -> bytes:
         results=json.dumps([[c.__dict__ for c in claims], results], sort_keys=True, default=list),
         command=results.get("command", "python analyses/cho2014.py"),
         facts=facts(claims, results),
-        headline=tally_words(claims),
-        lines=[("", tally_lines(claims))],
+        headline=headline(claims),
+        lines=[(title, tally_lines(own)) for _, _, title, own in sorted_out(claims)],
         appendix=every_rule(results.get("credit")),
         environment={"machine": results["machine"]} if "machine" in results else {},
     )
@@ -107,7 +115,7 @@ def lacking(what: str, results: Mapping[str, Any]) -> list[Block]:
 
 def facts(claims: Sequence[Claim], results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Below the title."""
-    found = [("Claims", str(len(claims))), ("Reconstructed", str(sum(c.reconstruction for c in claims)))]
+    found = [("Statements", str(len(claims))), ("Reconstructed", str(sum(c.reconstruction for c in claims)))]
     if "seconds" in results:
         found.append(("Measured in", duration(results["seconds"])))
     if results.get("quick"):
@@ -115,21 +123,37 @@ def facts(claims: Sequence[Claim], results: Mapping[str, Any]) -> list[tuple[str
     return found
 
 
+def sorted_out(claims: Sequence[Claim]) -> list[tuple[str, str, str, list[Claim]]]:
+    """What one is called, what several are, title and claims: of the abstract, and the rest; without empty kinds."""
+    kinds = [
+        ("claim of the abstract", "claims of the abstract", "In the abstract of the paper"),
+        (
+            "statement from reviews or reconstructed",
+            "statements from reviews or reconstructed",
+            "From reviews of the paper, or reconstructed",
+        ),
+    ]
+    own = [[c for c in claims if c.reconstruction == k] for k in (False, True)]
+    return [(*names, found) for names, found in zip(kinds, own, strict=True) if found]
+
+
+def headline(claims: Sequence[Claim]) -> str:
+    """A tally for every kind."""
+    said = [tally_words(own, one, many) for one, many, _, own in sorted_out(claims)]
+    return " ".join(said) or tally_words([], "claim")
+
+
 def claimed(claims: Sequence[Claim], seen: Mapping[str, Sequence[Block]]) -> list[Block]:
     """The table of claims."""
     if not claims:
         return [text("The claims have not been tested yet: python analyses/cho2014_claims.py tests them.")]
-    parts = [
-        ("In the abstract of the paper", [c for c in claims if not c.reconstruction]),
-        ("From reviews of the paper, or reconstructed", [c for c in claims if c.reconstruction]),
-    ]
     return [
         text(
             "The abstract of the paper was at hand, and reviews of it. What else it takes to compute with the idea"
             " (which bits are used, whether the tree has a root, how gates are trained) is a reconstruction, and is"
             " marked as one. Each verdict is computed from the numbers beside it."
         ),
-        claims_table(parts, "Claims, verdicts and evidence.", seen),
+        claims_table([(title, own) for _, _, title, own in sorted_out(claims)], "Claims, verdicts and evidence.", seen),
     ]
 
 

@@ -11,10 +11,13 @@ __version__ = "0.1.0"
 _HOMES = {
     "AdditiveNoise": "families",
     "Attribution": "attribution",
+    "Baseline": "baseline",
     "Bernoulli": "families",
     "Budget": "budget",
     "Callback": "estimators",
     "Categorical": "families",
+    "Cause": "causes",
+    "Comparison": "baseline_check",
     "Deepening": "attribution",
     "Deterministic": "families",
     "Diagnosis": "diagnosis",
@@ -43,6 +46,7 @@ _HOMES = {
     "RunningBaseline": "estimators.running_baseline",
     "Site": "site",
     "SiteSpec": "site",
+    "SmallProblem": "small",
     "StochasticTimesSmooth": "families",
     "TooLarge": "errors",
     "Training": "training",
@@ -51,7 +55,9 @@ _HOMES = {
     "Truth": "truth",
     "UsageError": "errors",
     "WeightMoments": "elementwise",
+    "Witness": "witness",
     "attribute": "attribution",
+    "check_estimator": "conformance",
     "compare": "study",
     "deepening": "attribution",
     "diagnose": "study",
@@ -60,6 +66,9 @@ _HOMES = {
     "from_module": "nn",
     "layer_statistics": "layerwise",
     "measure": "measurement",
+    "name_causes": "causes",
+    "parametrize_with_checks": "conformance",
+    "smallest_witness": "witness",
     "split_noise": "noise_split",
     "trajectory": "along",
     "weight_moments": "elementwise",
@@ -70,7 +79,11 @@ if TYPE_CHECKING:
     from estimator_lab import estimators, families, nn, problems, report, statistics, tracking
     from estimator_lab.along import trajectory
     from estimator_lab.attribution import Attribution, Deepening, attribute, deepening
+    from estimator_lab.baseline import Baseline
+    from estimator_lab.baseline_check import Comparison
     from estimator_lab.budget import Budget
+    from estimator_lab.causes import Cause, name_causes
+    from estimator_lab.conformance import check_estimator, parametrize_with_checks
     from estimator_lab.diagnosis import Diagnosis
     from estimator_lab.elementwise import WeightMoments, weight_moments
     from estimator_lab.errors import LabError, MeasurementError, TooLarge, UsageError
@@ -102,19 +115,24 @@ if TYPE_CHECKING:
     from estimator_lab.record import Record
     from estimator_lab.sampler import GradientSampler
     from estimator_lab.site import Site, SiteSpec
+    from estimator_lab.small import SmallProblem
     from estimator_lab.study import compare, diagnose
     from estimator_lab.training import Training, expected_loss
     from estimator_lab.trajectories import Trajectory
     from estimator_lab.trees import TreeLinear
     from estimator_lab.truth import Truth
+    from estimator_lab.witness import Witness, smallest_witness
 
 __all__ = [
     "AdditiveNoise",
     "Attribution",
+    "Baseline",
     "Bernoulli",
     "Budget",
     "Callback",
     "Categorical",
+    "Cause",
+    "Comparison",
     "Deepening",
     "Deterministic",
     "Diagnosis",
@@ -143,6 +161,7 @@ __all__ = [
     "RunningBaseline",
     "Site",
     "SiteSpec",
+    "SmallProblem",
     "StochasticTimesSmooth",
     "TooLarge",
     "Training",
@@ -151,7 +170,9 @@ __all__ = [
     "Truth",
     "UsageError",
     "WeightMoments",
+    "Witness",
     "attribute",
+    "check_estimator",
     "compare",
     "deepening",
     "diagnose",
@@ -162,9 +183,12 @@ __all__ = [
     "from_module",
     "layer_statistics",
     "measure",
+    "name_causes",
     "nn",
+    "parametrize_with_checks",
     "problems",
     "report",
+    "smallest_witness",
     "split_noise",
     "statistics",
     "tracking",

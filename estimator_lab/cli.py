@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from estimator_lab import __version__
+from estimator_lab.baseline_command import register as register_baseline
+from estimator_lab.baseline_command import run as run_baseline
 from estimator_lab.errors import LabError, MeasurementError, UsageError, in_a_line
 
 if TYPE_CHECKING:
@@ -113,6 +115,7 @@ def parser() -> argparse.ArgumentParser:
     )
     report.add_argument("result", type=Path, metavar="RESULT", help="JSON saved with --out")
     report.add_argument("--out", type=Path, metavar="PDF", help="where to (default: beside the result)")
+    register_baseline(commands, _Parser)
     listing = commands.add_parser("list", help="list what there is")
     listing.add_argument("what", choices=("estimators", "problems", "families"))
     return top
@@ -169,8 +172,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
     try:
         arguments = parser().parse_args(argv)
-        run = {"diagnose": _study, "compare": _study, "report": _report, "list": _list}[arguments.command]
-        return run(arguments)
+        run = {"diagnose": _study, "compare": _study, "report": _report, "baseline": run_baseline, "list": _list}
+        return run[arguments.command](arguments)
     except SystemExit:  # of --help and --version, and of rich where a reader of a list has seen enough
         return 0
     except LabError as error:
@@ -439,6 +442,7 @@ def _standing(finding: "Finding") -> tuple[str, str]:
 def _told(finding: "Finding", units: bool) -> list[str]:
     """The verdict in words, what it cost, and the most biased units."""
     lines = [f"{finding.estimator_label} on {finding.problem_label}: {finding.words}{_stopped(finding)}"]
+    lines += [f"  {finding.looks_like}"] if finding.looks_like else []
     for site, found in finding.units.items() if units else ():
         if found.worst:
             named = "; ".join(f"{list(u.index)} {_signed(u.bias, u.low, u.high)}" for u in found.worst)

@@ -157,8 +157,9 @@ class Diagnosis:
         return f"<Diagnosis {self.title!r}: {len(self.findings)} findings, {self.status}>"
 
     def summary(self) -> str:
-        """One line per finding, in words."""
-        return "\n".join(f"{f.estimator_label} on {f.problem_label}: {f.words}" for f in self.findings)
+        """One line per finding, in words; below a violated claim another on what it looks like."""
+        lines = [(f"{f.estimator_label} on {f.problem_label}: {f.words}", f"  {f.looks_like}") for f in self.findings]
+        return "\n".join(line for pair in lines for line in pair if line.strip())
 
     @property
     def ledger(self) -> tuple[Entry, ...]:

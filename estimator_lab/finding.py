@@ -1,7 +1,7 @@
 """What was found of one estimator on one problem, as plain numbers and words."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from scipy import special
 
@@ -149,6 +149,7 @@ class Finding:
         backwards: differentiated loss evaluations per replicate.
         seconds: per replicate, of blocks of 2048 where memory allows.
         notes: what the run had to say.
+        causes: what a violated claim looks like, in words, most likely first; empty otherwise, and where nothing fits.
     """
 
     problem: str
@@ -176,6 +177,12 @@ class Finding:
     backwards: float
     seconds: float
     notes: tuple[str, ...]
+    causes: tuple[str, ...] = field(default=(), metadata={"sparse": True})
+
+    @property
+    def looks_like(self) -> str:
+        """A sentence on the causes, or an empty string."""
+        return f"Looks like: {'; or '.join(self.causes)}." if self.causes else ""
 
     def row(self, level: str, name: str | None = None) -> Row:
         """The row of a level, by name where the level has several.

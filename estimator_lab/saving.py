@@ -13,9 +13,14 @@ T = TypeVar("T")
 
 
 def plain(value: Any) -> Any:
-    """Nested results as JSON values: numbers to nine significant digits, nan as null, infinities as strings."""
+    """Nested results as JSON values: numbers to nine significant digits, nan as null, infinities as strings.
+
+    Fields that are marked "sparse" are left out where they are empty, so that files from before they were there can be
+    read and stay as they are.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        kept = [f for f in dataclasses.fields(value) if not f.metadata.get("sparse") or getattr(value, f.name)]
+        return {f.name: plain(getattr(value, f.name)) for f in kept}
     if isinstance(value, Mapping):
         return {k: plain(v) for k, v in value.items()}
     if isinstance(value, np.ndarray):
@@ -45,7 +50,8 @@ def _restored(kind: Any, data: Any) -> Any:
         return math.nan if data is None else float(data)
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
-        return kind(**{f.name: _restored(hints[f.name], data[f.name]) for f in dataclasses.fields(kind)})  # type: ignore[operator]
+        kept = [f for f in dataclasses.fields(kind) if f.name in data or not f.metadata.get("sparse")]
+        return kind(**{f.name: _restored(hints[f.name], data[f.name]) for f in kept})  # type: ignore[operator]
     if origin is tuple:
         each = [inner[0]] * len(data) if inner[1:] == (...,) else inner
         return tuple(_restored(k, v) for k, v in zip(each, data, strict=True))

@@ -12,7 +12,7 @@ from torch import nn
 
 from estimator_lab import doors
 from estimator_lab.budget import Budget, in_bytes
-from estimator_lab.chain import Key
+from estimator_lab.chain import Chain, Key
 from estimator_lab.diagnosis import Diagnosis, command_line, environment, ratios
 from estimator_lab.errors import MeasurementError, UsageError
 from estimator_lab.estimator import Estimator, about
@@ -101,6 +101,10 @@ class Terms:
             planned=sizes[-1],
             expectation=known,
         )
+        if found.status == "violated" and isinstance(estimator, Estimator) and isinstance(measurement.source, Chain):
+            from estimator_lab.causes import looks_like
+
+            found = replace(found, causes=looks_like(estimator, measurement.source.problem))
         aim = self.budget.precision
         if aim is None or known or self._settled(groups, looks):
             return found

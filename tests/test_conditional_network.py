@@ -1,6 +1,7 @@
 """The conditional network as a problem, its training with each gate, and what skipping experts saves."""
 
 import dataclasses
+import gzip
 import itertools
 import json
 import math
@@ -166,6 +167,48 @@ def test_the_closed_form_at_2000_gates_is_the_formula():
     assert np.abs(lost / error).max() > 10
 
 
+def a_folder_of_mnist(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Files as MNIST's of six random images, two of them held out; returns these two with their labels."""
+    rng = np.random.default_rng(4)
+    for kind, count in (("train", 4), ("t10k", 2)):
+        pixels, labels = rng.integers(0, 256, (count, 784), np.uint8), rng.integers(0, 10, count, np.uint8)
+        for name, magic, sizes, values in (
+            (f"{kind}-images-idx3-ubyte.gz", 2051, (count, 28, 28), pixels),
+            (f"{kind}-labels-idx1-ubyte.gz", 2049, (count,), labels),
+        ):
+            head = np.array([magic, *sizes], ">u4").tobytes()
+            (folder / name).write_bytes(gzip.compress(head + values.tobytes()))
+    return pixels, labels
+
+
+def test_the_closed_form_in_the_size_of_the_paper_is_the_formula_at_gates_and_in_both_layers(tmp_path, monkeypatch):
+    """784 pixels, 400 units, 2000 gates; the chain rule through the gater is written out."""
+    pixels, labels = a_folder_of_mnist(tmp_path)
+    monkeypatch.setenv(images.VARIABLE, str(tmp_path))
+    network = dataclasses.replace(ConditionalNetwork.paper(measured="squared"), batch=2, steps=0)
+    problem, w = uneven(network)
+    x, y = pixels / 255, np.eye(10)[labels]
+    t = np.tanh(x @ w["gater1.weight"].T + w["gater1.bias"])
+    p, v = sigmoid(t @ w["gater2.weight"].T + w["gater2.bias"]), w["readout.weight"]
+    experts = x @ w["experts.weight"].T + w["experts.bias"]
+    assert p.shape == (2, 2000) and t.shape == (2, 400) and p.std() > 0.1
+    r = y - w["readout.bias"] - (p * experts) @ v.T
+    gates = p * (1 - p) * (-2 * experts * (r @ v) + (v**2).sum(0) * experts**2 * (1 - 2 * p))
+    units = (gates @ w["gater2.weight"]) * (1 - t**2)
+    truth = lab.Truth.exact(bengio2013_gradients.Gater(problem))
+    assert "closed form" in truth.words
+    for key, expected in {
+        ("unit", "gates"): gates,
+        ("weight", "gater2.weight"): gates.T @ t / 2,
+        ("weight", "gater2.bias"): gates.mean(0),
+        ("weight", "gater1.weight"): units.T @ x / 2,
+        ("weight", "gater1.bias"): units.mean(0),
+    }.items():
+        np.testing.assert_allclose(truth.mean[key], expected, rtol=1e-9, atol=1e-11 * np.abs(expected).max())
+    without = p * (1 - p) * -2 * experts * (r @ v)  # the gates' variance left out
+    assert np.abs(truth.mean["unit", "gates"] - without).max() > 0.01 * np.abs(gates).max()
+
+
 def test_sizes_of_the_paper():
     assert sum(map(math.prod, conditional_network.shapes(784, 400, 2000).values())) == 2_706_010
     generator = torch.Generator().manual_seed(0)
@@ -206,6 +249,8 @@ def test_the_cost_of_activity_is_least_at_the_target():
     ("options", "words"),
     [
         ({"gates": -1}, "at least one of each unit"),
+        ({"data": "cifar"}, "no images 'cifar'"),
+        ({"batch": 0}, "batch=0"),
         ({"measured": "hinge"}, "found 'hinge'"),
         ({"family": lab.Normal()}, r"one parameter.*Normal\(\)"),
         ({"family": lab.Categorical(3)}, "one parameter"),
@@ -215,7 +260,7 @@ def test_the_cost_of_activity_is_least_at_the_target():
 )
 def test_wrong_options_are_named(options, words):
     with pytest.raises(UsageError, match=words):
-        ConditionalNetwork(data="digits", **options)
+        ConditionalNetwork(**{"data": "digits", **options})
 
 
 # ---------------------------------------------------------------------- gradients of a training step
@@ -353,7 +398,7 @@ def test_the_sum_over_a_minibatch_is_as_many_times_the_mean():
         factor = 32 if name.startswith("gater") else 1
         torch.testing.assert_close(value, factor * found["mean"][name], rtol=1e-12, atol=0)
     weights = []
-    for convention, rate, penalty in (("sum", 0.01, 1.0), ("mean", 0.32, 1 / 32)):
+    for convention, rate, penalty in (("sum", 0.01, 1.0), ("mean", 0.32, 1 / 32), ("mean", 0.01, 1.0)):
         gate = dataclasses.replace(BY_NAME["sbn"], convention=convention, rate=rate, penalty=penalty)
         network, x, y, noise = a_step(gate, examples=32)
         for _ in range(5):
@@ -361,6 +406,10 @@ def test_the_sum_over_a_minibatch_is_as_many_times_the_mean():
         weights.append(network.weights)
     for name, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][name], rtol=1e-9, atol=1e-12)
+    same_rate = weights[2]["gater2.weight"]  # what is trained as sbn-mean
+    assert not torch.allclose(weights[0]["gater2.weight"], same_rate, rtol=1e-3)
+    assert (BY_NAME["sbn-mean"].rate, BY_NAME["sbn-mean"].penalty) == (BY_NAME["sbn"].rate, BY_NAME["sbn"].penalty)
+    assert "same rate" in BY_NAME["sbn-mean"].label
 
 
 # ---------------------------------------------------------------------- sparsity, norms, thresholds
@@ -520,21 +569,28 @@ def test_medians_have_intervals_where_there_are_enough_rounds():
     assert few["value"] == 2.0 and math.isnan(few["low"])
 
 
-def test_break_even_is_found_on_lines():
+def test_break_even_is_found_between_widths():
     workload = bengio2013_saving.Workload(widths=(100, 200, 400), batches=(1,), repeats=9, hidden=400)
     times = {("select", 1, m): [50 + 0.5 * m + i for i in range(9)] for m in (100, 200, 400)}
-    times["ungated", 1, 400] = [175 + i for i in range(9)]
-    found = bengio2013_saving._break_even(workload, times, 1, "select")
-    assert found["value"] == pytest.approx(250) and found["low"] == pytest.approx(250)
-    times["ungated", 1, 400] = [55 + i for i in range(9)]
-    found = bengio2013_saving._break_even(workload, times, 1, "select")
-    assert math.isnan(found["value"]) and "slower at every width" in found["words"]
+
+    def found(dense):
+        times["ungated", 1, 400] = [dense + i for i in range(9)]
+        return bengio2013_saving._break_even(workload, times, 1, "select")
+
+    inside = found(175)
+    assert inside["value"] == pytest.approx(250) and inside["words"] == ""
+    assert inside["low"] == pytest.approx(250) and inside["high"] == pytest.approx(250)  # the rounds are paired
+    assert math.isnan(found(55)["value"]) and "slower at every width" in found(55)["words"]
+    assert math.isnan(found(555)["value"]) and "faster at every width" in found(555)["words"]
+    times["select", 1, 100][5:] = [1000] * 4
+    assert math.isnan(found(175)["low"]) and "beyond the widths" in found(175)["words"]
 
 
 # ---------------------------------------------------------------------- the study
 @pytest.fixture
 def quick(monkeypatch):
-    """The quick study with fewer epochs of fewer examples."""
+    """The quick study with fewer examples, and without claims and PDF."""
+    monkeypatch.setattr(bengio2013, "publish", lambda folder: folder / "bengio2013.pdf")
     workload = bengio2013_saving.Workload(10, 20, 4, (2, 8), (1, 4), 2, 4)
     small = dataclasses.replace(bengio2013.SCALES["quick"], workload=workload)
     monkeypatch.setitem(bengio2013.SCALES, "quick", small)
@@ -571,11 +627,82 @@ def test_the_study_runs_goes_on_and_refuses_other_settings(quick, tmp_path, caps
         2 * 12.7062 * abs(own[0] - own[1]) / 2, rel=1e-4
     )
     assert "Stoch. Binary" not in capsys.readouterr().out
+    bengio2013.main([*arguments, "--seeds", "2", "--retime"])
+    third = json.loads(path.read_text())
+    assert third["trainings"] == second["trainings"] and third["saving"]["times"] != second["saving"]["times"]
+    assert all(t["wall_microseconds"]["value"] >= 0.9 * t["microseconds"]["value"] for t in third["saving"]["times"])
     with pytest.raises(UsageError, match=r"was made with other epochs; name another folder as --out"):
         bengio2013.main([*arguments, "--epochs", "3"])
     path.write_text("{}")
     with pytest.raises(UsageError, match="holds something else"):
         bengio2013.main(arguments)
+
+
+def test_gradients_are_measured_again_where_gates_have_come_and_one_epoch_will_do(quick, tmp_path):
+    def course(*gates):
+        bengio2013.main(["--quick", "--out", str(tmp_path), "--seeds", "1", "--epochs", "1", "--gates", *gates])
+        found = json.loads((tmp_path / "bengio2013.json").read_text())
+        return found["trajectory"], {p["trained_with"].partition(",")[0] for p in found["trajectory"]["points"]}
+
+    first, gates = course("st", "sigmoid")
+    assert gates == {"st"} and {p["step"] for p in first["points"]} == {0, 1}
+    assert course("sts")[1] == {"st", "sts"}
+    both = course("sts-code")
+    assert both[1] == {"st", "sts", "sts-code"} and course("st") == both
+
+
+def test_the_size_of_the_paper_has_a_file_of_its_own_and_the_closed_form_alone(quick, tmp_path, monkeypatch, capsys):
+    toy = dataclasses.replace(bengio2013.SCALES["paper"], hidden=4, gates=20, examples=2, replicates=64)
+    monkeypatch.setitem(bengio2013.SCALES, "paper", toy)
+    bengio2013.main(["--quick", "--out", str(tmp_path), "--seeds", "1", "--gates", "sigmoid"])
+    small = (tmp_path / "bengio2013.json").read_text()
+    arguments = ["--scale", "paper", "--out", str(tmp_path), "--seeds", "1", "--epochs", "2", "--workers", "1"]
+    bengio2013.main([*arguments, "--gates", "sbn"])
+    assert "the 8x8 digits: neither --data nor ESTIMATOR_LAB_DATA names a folder" in capsys.readouterr().out
+    assert (tmp_path / "bengio2013.json").read_text() == small
+    found = json.loads((tmp_path / "bengio2013_paper.json").read_text())
+    assert found["scale"] == "paper" and found["saving"] is None  # it is timed already
+    assert {(p["trained_with"], p["finding"]["truth"]) for p in found["trajectory"]["points"]} == {
+        ("sbn, squared loss", "exact: closed form")
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--data", "nowhere"], r"--data nowhere holds no MNIST.*leave --data out"),
+        (["--data", "."], r"--data \. holds no MNIST"),
+        (["--epochs", "-1"], "--epochs is at least 1; found -1"),
+        (["--epochs", "0"], "--epochs is at least 1; found 0"),
+        (["--seeds", "0"], "--seeds is at least 1; found 0"),
+        (["--workers", "0"], "--workers is at least 1; found 0"),
+        (["--quick", "--data", "."], "leave --data out"),
+        (["--quick", "--out", "a file"], "cannot write a file"),
+        (["--report"], "measure first, without --report"),
+        (["--report", "--out", "damaged"], "bengio2013.json"),
+    ],
+)
+def test_mistakes_are_told_before_any_work(arguments, words, quick, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bengio2013, "study", None)
+    Path("a file").write_text("")
+    Path("damaged").mkdir()
+    Path("damaged/bengio2013.json").write_text('{"format": ')
+    monkeypatch.setenv(images.VARIABLE, "")
+    with pytest.raises(UsageError, match=words):
+        bengio2013.main(["--out", str(tmp_path), *arguments])
+
+
+def test_a_variable_that_names_no_mnist_is_a_mistake_too(quick, tmp_path, monkeypatch):
+    monkeypatch.setenv(images.VARIABLE, str(tmp_path))
+    with pytest.raises(UsageError, match=r"ESTIMATOR_LAB_DATA name the folder of MNIST"):
+        bengio2013.main(["--out", str(tmp_path)])
+    a_folder_of_mnist(tmp_path)
+    assert bengio2013.data_of(None) == bengio2013.data_of(tmp_path) == "mnist"
+    (tmp_path / "train-labels-idx1-ubyte.gz").unlink()
+    images.load_mnist.cache_clear()
+    with pytest.raises(UsageError, match=r"lacks train-labels-idx1-ubyte\.gz"):
+        bengio2013.data_of(tmp_path)
 
 
 def test_a_training_that_runs_away_is_told_and_the_others_go_on(quick, tmp_path, monkeypatch):

@@ -311,7 +311,9 @@ def texts():
 
 
 OURS_ONLY = re.compile(r"/work/|(?<![-$\w])shared/|\bhelpers?\b|(?<!Python )\bsessions?\b", re.I)
-MEANT_OTHERWISE = re.compile(r"scope=\"session\"|interpreter's name for a session|pytest_session\w*")
+MEANT_OTHERWISE = re.compile(
+    r"scope=\"session\"|interpreter's name for a session|pytest_session\w*|pytest\.Session|\bsession(?=:|\.config|\.items)"
+)
 
 
 def test_no_file_tells_how_it_was_made():

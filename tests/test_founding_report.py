@@ -12,8 +12,10 @@ import numpy as np
 import pypdf
 import pytest
 
+from estimator_lab.errors import UsageError
 from estimator_lab.report.claims import claims_table, tally, tally_lines, tally_words, typeset
 from estimator_lab.report.figures.style import STYLE
+from estimator_lab.report.story import table, text
 from estimator_lab.report.study import Study
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "analyses"))
@@ -23,7 +25,7 @@ import bengio2013_report
 import cho2014
 import cho2014_figures
 import cho2014_report
-from claims import VERDICTS, Claim, save
+from claims import VERDICTS, Claim, load, save
 
 LONG = (
     "The mean over all 2^k states differs from the derivative by 3e-16 of one draw's size, at p = 0.2 and at p = 0.8. "
@@ -38,8 +40,15 @@ def made(letter: str, number: int, verdict: int, words: int = 1, **changes: obje
     return Claim(**{**fields, **changes})
 
 
-CLAIMS = [made("A", 1, 0), made("A", 3, 1, 3), made("A", 9, 2), made("E", 6, 2), made("A", 8, 0, reconstruction=True)]
-TREES = [made("B", 1, 0), made("B", 7, 1, reconstruction=True), made("B", 9, 2, reconstruction=True)]
+CLAIMS = [
+    made("A", 1, 0),
+    made("A", 3, 1, 3),
+    made("A", 10, 2, id="A10b"),
+    made("A", 9, 3),
+    made("E", 6, 3),
+    made("A", 8, 0, reconstruction=True),
+]
+TREES = [made("B", 1, 0), made("B", 7, 1, reconstruction=True), made("B", 9, 3, reconstruction=True)]
 
 
 class Kept(Study):
@@ -54,6 +63,8 @@ class Kept(Study):
 def neurons(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bengio2013")
     bengio2013.main(["--quick", "--gates", "noisy-rectifier", "rectifier", "st", "sts", "--out", str(folder)])
+    tested = {claim.id for claim in load(folder / "bengio2013_claims.json")}
+    assert tested >= {"A1", "A10a", "E7"} and (folder / "bengio2013.pdf").exists()
     save(CLAIMS, folder / "bengio2013_claims.json")
     return folder
 
@@ -100,7 +111,7 @@ def render(claims, **changes) -> pypdf.PdfReader:
 
 
 def test_no_claim_is_divided_between_pages():
-    claims = [made("C", k, k % 3, 1 + k % 5) for k in range(40)]
+    claims = [made("C", k, k % 4, 1 + k % 5) for k in range(40)]
     found = [" ".join(page.extract_text().split()) for page in render(claims).pages]
     assert len(found) > 3
     for claim in claims:
@@ -127,10 +138,18 @@ def _bad():
 
 
 def test_tally():
-    assert tally(CLAIMS) == {"holds": ["A1", "A8"], "holds with a condition": ["A3"], "does not hold": ["A9", "E6"]}
-    assert tally_words(CLAIMS) == "Of 5 statements 2 hold, 1 holds with a condition and 2 do not hold."
-    assert tally_words(CLAIMS[2:4]) == "All 2 statements do not hold."
-    assert tally_words(CLAIMS[:1]) == "The statement holds." and tally_words([]) == "No claim was tested."
+    assert tally(CLAIMS) == {
+        "holds": ["A1", "A8"],
+        "holds with a condition": ["A3"],
+        "not decided": ["A10b"],
+        "does not hold": ["A9", "E6"],
+    }
+    counts = "2 hold, 1 holds with a condition, 1 is not decided and 2 do not hold."
+    assert tally_words(CLAIMS) == f"Of 6 statements {counts}"
+    assert tally_words(CLAIMS, "passage", "passages of it") == f"Of 6 passages of it {counts}"
+    assert tally_words([CLAIMS[2]] * 2) == "All 2 statements are not decided."
+    assert tally_words(CLAIMS[3:5]) == "All 2 statements do not hold."
+    assert tally_words(CLAIMS[:1]) == "The statement holds." and tally_words([], "claim") == "No claim was tested."
     assert tally_lines(CLAIMS)[0] == "● holds: A1, A8"
 
 
@@ -159,7 +178,11 @@ def test_powers_are_raised():
 def test_the_report_on_neurons(neurons, monkeypatch):
     monkeypatch.setattr(bengio2013_report, "Study", Kept)
     found = pages(bengio2013_report.report(neurons))
-    assert "1 Claims" in found[0] and "end-A1." in found[0] and "Of 5 statements 2 hold" in found[0]
+    assert "1 Claims" in found[0] and "end-A1." in found[0]
+    assert (  # three tallies: of the paper, misprints and errata, and ours
+        "Of 4 claims of the paper 1 holds, 1 holds with a condition, 1 is not decided and 1 does not hold. The passage "
+        "taken to the letter does not hold. The statement of ours holds." in found[0]
+    )
     text = " ".join(found)
     assert "\\u{" not in text and "not been" not in text and "nan" not in text.split()
     for part in (
@@ -176,6 +199,29 @@ def test_the_report_on_neurons(neurons, monkeypatch):
         words_fit(figure)
 
 
+def test_gradients_at_the_papers_width_are_shown_beside_the_others(neurons, tmp_path, monkeypatch):
+    """And everything is shown of them where they are alone."""
+    monkeypatch.setattr(bengio2013_report, "Study", Kept)
+    results = json.loads((neurons / "bengio2013.json").read_text())
+    results["scale"], results["command"] = "paper", "python analyses/bengio2013.py --scale paper"
+    (tmp_path / "bengio2013_paper.json").write_text(json.dumps(results))
+    alone = " ".join(pages(bengio2013_report.report(tmp_path)))
+    assert "At the paper’s width" not in alone and "as published" in alone and len(Kept.drawn) == 10
+    (tmp_path / "bengio2013.json").write_text((neurons / "bengio2013.json").read_text())
+    text = " ".join(pages(bengio2013_report.report(tmp_path)))
+    assert "At the paper’s width" in text and "20 gates, 2 epochs, 2 seeds" in text
+    assert "Truth: exact: closed form" in text and "--scale paper" in text and len(Kept.drawn) == 11
+    for figure in Kept.drawn.values():
+        words_fit(figure)
+
+
+def test_a_break_even_is_never_at_a_width_that_was_not_timed():
+    found = {"workload": {"widths": [25, 800]}}
+    within = bengio2013_report.within
+    assert within(found, {"low": None, "high": 47.0}) == within(found, {"low": -39.0, "high": 47.0}) == "below 25 to 47"
+    assert within(found, {"low": 101.4, "high": None}) == "101 to above 800"
+
+
 def test_the_report_on_trees(trees, monkeypatch):
     monkeypatch.setattr(cho2014_report, "Study", Kept)
     path = cho2014_report.report(trees)
@@ -183,6 +229,10 @@ def test_the_report_on_trees(trees, monkeypatch):
     assert cho2014_report.report(trees).read_bytes() == first
     found = pages(path)
     assert "1 Claims" in found[0] and "end-B1." in found[0]
+    assert (
+        "The claim of the abstract holds. Of 2 statements from reviews or reconstructed 1 holds with a condition and 1 "
+        "does not hold." in found[0]
+    )
     text = " ".join(found)
     assert "\\u{" not in text and "not there yet" not in text and text.count("reconstruction") >= 2
     assert len(Kept.drawn) == 6
@@ -198,6 +248,29 @@ def test_what_is_missing_is_said(module, tmp_path):
         module, ("measurements of capacity are not there yet", "trainings are not there yet")
     ):
         assert part in text
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"format": "of others", "quick": true}'])
+@pytest.mark.parametrize("module", [bengio2013_report, cho2014_report])
+def test_files_of_others_are_told_in_one_line(module, content, tmp_path):
+    name = module.__name__.removesuffix("_report")
+    for file in (f"{name}.json", f"{name}_claims.json"):
+        (tmp_path / file).write_text('{"of": "others"}' if content == "[]" else content)
+        with pytest.raises(UsageError, match=rf"{file} (is truncated or no JSON|is JSON but holds something else)"):
+            module.report(tmp_path)
+        (tmp_path / file).unlink()
+
+
+def test_a_title_does_not_stand_alone_at_the_foot_of_a_page():
+    rows = [["a", str(k)] for k in range(25)]
+    for lines in range(29, 34):
+        study = Study("x", "X", "", "2026-01-01", "x", "true", headline="X")
+        filled = [text("word") for _ in range(lines)]
+        columns = [("A", "left", "1fr"), ("B", "right", "auto")]
+        study.sections = [("Section", [*filled, table(columns, [("", rows)], "A title.")])]
+        read = [page.extract_text().strip().splitlines() for page in pypdf.PdfReader(io.BytesIO(study.render())).pages]
+        (page, at) = next((p, k) for p in read for k, line in enumerate(p) if line.startswith("Table 1."))
+        assert len(page) - at > 3  # the head, a row and the foot of the page
 
 
 def test_one_seed_and_no_gradients(neurons, tmp_path):

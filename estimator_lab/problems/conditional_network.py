@@ -17,6 +17,7 @@ from estimator_lab.problems.trained import TrainedNetwork, drawn
 from estimator_lab.site import SiteSpec
 
 CLASSES = 10
+DATA = ("digits", "mnist")
 LOSSES = ("cross_entropy", "squared")
 NODES = 64
 RATES = (Bernoulli, StochasticTimesSmooth, NoisySigmoid)
@@ -57,7 +58,8 @@ class ConditionalNetwork(TrainedNetwork):
         penalty: weight of the term that does so.
 
     Raises:
-        UsageError: sizes that are not positive, another loss, a law with several parameters, or no rate.
+        UsageError: no such images, sizes or examples that are not positive, another loss, a law with several
+            parameters, or no rate.
     """
 
     data: str = ""
@@ -72,6 +74,10 @@ class ConditionalNetwork(TrainedNetwork):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", self.data or at_hand())
+        if self.data not in DATA:
+            raise UsageError(f"there are no images {self.data!r}; name 'digits' or 'mnist'")
+        if self.batch < 1:
+            raise UsageError(f"a batch is at least one example; found batch={self.batch}")
         small = self.data == "digits"
         object.__setattr__(self, "hidden", self.hidden or (16 if small else 40))
         object.__setattr__(self, "gates", self.gates or (50 if small else 200))

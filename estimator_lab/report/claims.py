@@ -13,6 +13,7 @@ from estimator_lab.report.wording import listed
 MARKS: Mapping[str, tuple[str, str]] = {  # sign and tone of each verdict; the word stands beside them
     "holds": ("●", "good"),
     "holds with a condition": ("◐", "open"),
+    "not decided": ("◇", "calm"),
     "does not hold": ("○", "bad"),
 }
 
@@ -53,15 +54,22 @@ def tally(claims: Iterable[Claim]) -> dict[str, list[str]]:
     return found
 
 
-def tally_words(claims: Sequence[Claim]) -> str:
-    """How many there are of each verdict, as one sentence."""
+def tally_words(claims: Sequence[Claim], one: str = "statement", many: str = "") -> str:
+    """How many there are of each verdict, as one sentence.
+
+    Args:
+        claims: of one kind.
+        one: what one of them is called.
+        many: what several are called; by default with an s.
+    """
+    many = many or f"{one}s"
     counts = {verdict: len(ids) for verdict, ids in tally(claims).items() if ids}
     if not counts:
-        return "No claim was tested."
-    if len(counts) == 1 and len(claims) > 1:
-        return f"All {len(claims)} statements {_verb(len(claims), next(iter(counts)))}."
-    said = [f"{number} {_verb(number, verdict)}" for verdict, number in counts.items()]
-    return f"Of {len(claims)} statements {listed(said)}." if len(claims) > 1 else f"The statement {next(iter(counts))}."
+        return f"No {one} was tested."
+    if len(counts) == 1:
+        said = _verb(len(claims), next(iter(counts)))
+        return f"All {len(claims)} {many} {said}." if len(claims) > 1 else f"The {one} {said}."
+    return f"Of {len(claims)} {many} {listed([f'{n} {_verb(n, verdict)}' for verdict, n in counts.items()])}."
 
 
 def tally_lines(claims: Sequence[Claim]) -> list[str]:
@@ -70,6 +78,8 @@ def tally_lines(claims: Sequence[Claim]) -> list[str]:
 
 
 def _verb(number: int, verdict: str) -> str:
+    if verdict.startswith("not"):
+        return f"{'is' if number == 1 else 'are'} {verdict}"
     return verdict if number == 1 else verdict.replace("holds", "hold", 1).replace("does not", "do not", 1)
 
 

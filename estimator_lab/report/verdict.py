@@ -126,7 +126,7 @@ def _undecided(s: Story) -> list[str]:
 def _blocks(s: Story, tone: str) -> list[tuple[str, str, list[str]]]:
     if s.single:
         f = s.findings[0]
-        return [("", tone, [f.words, f"All weights together: {bias_words(total(f))}."])]
+        return [("", tone, [f.words, *filter(None, [f.looks_like]), f"All weights together: {bias_words(total(f))}."])]
 
     def broken(f: Finding) -> str:
         worst = clearest(f)

@@ -1,0 +1,163 @@
+"""The edges of what is put in: saturation, ties, one class, low precision."""
+
+import torch
+from torch import Tensor
+
+from estimator_lab.conformance.case import Case, Check, NotApplicable, Violation
+from estimator_lab.conformance.walk import Extreme, Rounded, walk
+from estimator_lab.errors import LabError
+from estimator_lab.families import Categorical, Family, Normal
+from estimator_lab.noise import Noise, derive_seed, forked
+from estimator_lab.site import SiteSpec
+
+FAR = (-200.0, -89.0, -40.0, -17.0, -8.0, 8.0, 17.0, 40.0, 89.0, 200.0)
+"""Logits at which sigmoids are 0 or 1 in one precision or the other, and exponentials overflow."""
+
+
+def _far(family: Family, dtype: torch.dtype) -> Tensor:
+    """Theta ``[R, B, 2, *theta]``, one example for each extreme; the second unit is an ordinary one."""
+    t = torch.tensor(FAR, dtype=dtype)
+    if isinstance(family, Normal):
+        edge = torch.stack([t / 40, t / 40], -1)  # standard deviations from 0.007 to 150
+    elif family.theta_shape:
+        ramp = torch.linspace(1, -0.5, family.theta_shape[0], dtype=dtype)
+        edge = t[:, None] * ramp
+    else:
+        edge = t
+    return torch.stack([edge, torch.full_like(edge, 0.3)], 1).expand(64, *(len(FAR), 2, *family.theta_shape)).clone()
+
+
+def _walked(case: Case, family: Family, theta: Tensor, noise: Noise, *names: object) -> tuple[Tensor, Tensor]:
+    with forked(derive_seed("stream", *names, case.seed)):
+        return walk(case.estimator, family, theta, noise)
+
+
+def is_finite_under_saturation(case: Case) -> None:
+    """Surrogates and gradients are finite for logits up to 200, in double and single precision."""
+    for family in case.families[:3]:
+        for dtype in (torch.float64, torch.float32):
+            noise = Rounded(derive_seed("far", case.seed), 24)
+            loss, gradient = _walked(case, family, _far(family, dtype), noise, "far")
+            wrong = ~(torch.isfinite(gradient).flatten(2).all(2) & torch.isfinite(loss).all(0)).all(0)
+            if wrong.any():
+                where = [FAR[i] for i in wrong.nonzero()[:, 0]]
+                raise Violation(
+                    f"it is NaN or infinite on {family!r} in {str(dtype).removeprefix('torch.')} at theta of the order "
+                    f"of {where}: look for log(0), 0 / 0 and exponentials that overflow"
+                )
+
+
+def is_finite_at_extreme_numbers(case: Case) -> None:
+    """Random numbers next to 0 and 1, which generators do return, give no infinities."""
+    for family in case.families[:3]:
+        for dtype in (torch.float64, torch.float32):
+            theta = torch.linspace(-2, 2, 8, dtype=dtype).reshape(1, 4, 2, *(1,) * len(family.theta_shape))
+            theta = theta.expand(256, 4, 2, *family.theta_shape).clone()
+            loss, gradient = _walked(case, family, theta, Extreme(derive_seed("ends", case.seed)), "ends")
+            if not (torch.isfinite(gradient).all() and torch.isfinite(loss).all()):
+                raise Violation(
+                    f"it is NaN or infinite on {family!r} in {str(dtype).removeprefix('torch.')} when a uniform number "
+                    "is next to 0 or 1: guard the logarithm or the division that takes it"
+                )
+
+
+def is_continuous_at_ties(case: Case) -> None:
+    """At theta of 0, 1 and -1 the gradient lies between those just beside, draw by draw.
+
+    Thresholds, clamps and absolute values have their ties there. Numbers that a threshold moves across in so small a
+    step are too rare to count: one draw in ten may disagree.
+    """
+    for family in case.families[:1]:
+        if isinstance(family, Normal):
+            continue
+        places = torch.tensor([0.0, 1.0, -1.0], dtype=torch.float64).reshape(1, 3, 1, *(1,) * len(family.theta_shape))
+        other = torch.linspace(0, -0.7, max(1, family.theta_shape[0] if family.theta_shape else 1)).double()
+        theta = (places + (other if family.theta_shape else 0.0)).expand(64, 3, 2, *family.theta_shape).clone()
+        below, at, above = (
+            _walked(case, family, theta + step, Rounded(derive_seed("ties", case.seed), 24), "ties")[1]
+            for step in (-1e-7, 0.0, 1e-7)
+        )
+        slack = 1e-5 * (1 + below.abs().maximum(above.abs()))
+        off = (at < below.minimum(above) - slack) | (at > below.maximum(above) + slack)
+        share = off.double().flatten(2).mean((0, 2))
+        if (share > 0.1).any():
+            where = [float(places.flatten()[i]) for i in (share > 0.1).nonzero()[:, 0]]
+            raise Violation(
+                f"at theta = {where} on {family!r} its gradient is not between those just beside it, in "
+                f"{float(share.max()):.0%} of the draws: look at the derivative of a threshold, clamp or sign at its "
+                "tie"
+            )
+
+
+def takes_one_class(case: Case) -> None:
+    """A unit with a single class cannot move the loss: its gradient is finite, and zero if it claims to be unbiased."""
+    if not any(isinstance(f, Categorical) for f in case.families):
+        raise NotApplicable("not for categorical units")
+    family = Categorical(1)
+    if case.estimator.refuses(SiteSpec("h1", family, (2,))):
+        raise NotApplicable("it refuses units of one class")
+    theta = torch.tensor([0.0, 3.0], dtype=torch.float64).reshape(1, 1, 2, 1).expand(64, 1, 2, 1).clone()
+    try:
+        _, gradient = _walked(case, family, theta, Rounded(derive_seed("one", case.seed), 24), "one")
+    except LabError:
+        return
+    if not torch.isfinite(gradient).all():
+        raise Violation("it is NaN or infinite on units of one class")
+    if case.estimator.unbiased and float(gradient.mean(0).abs().max()) > 1e-12:
+        raise Violation("units of one class have a gradient, although they cannot change")
+
+
+def _close(case: Case, narrow: torch.dtype, bits: int, tolerance: float, share: float) -> None:
+    name = str(narrow).removeprefix("torch.")
+    for family in case.families[:3]:
+        tail = family.theta_shape
+        theta = torch.linspace(-1.5, 1.5, 6, dtype=torch.float64).reshape(1, 3, 2, *(1,) * len(tail))
+        theta = (theta + (torch.linspace(0, 0.5, tail[0]).double() if tail else 0.0)).expand(256, 3, 2, *tail)
+        theta = theta.to(narrow).double()  # the same numbers in both
+        found, own = [], False
+        for dtype in (torch.float64, narrow):
+            noise = Rounded(derive_seed("precision", case.seed), bits)
+            try:
+                with forked(derive_seed("stream", "precision", case.seed)):
+                    before = torch.get_rng_state()
+                    found.append(walk(case.estimator, family, theta.to(dtype), noise)[1].double())
+                    own = not torch.equal(before, torch.get_rng_state())
+            except (RuntimeError, NotImplementedError) as error:
+                if dtype is narrow and "not implemented for" in str(error):
+                    raise NotApplicable(f"torch cannot: {str(error).splitlines()[0]}") from None
+                raise
+        wide, low = found
+        size = float(wide.square().mean().sqrt())
+        if not torch.isfinite(low).all():
+            raise Violation(f"it is NaN or infinite in {name} on {family!r} at ordinary parameters")
+        if own:
+            raise NotApplicable("it draws from torch's stream, which has other numbers in every precision")
+        off = float(((low - wide).abs() > tolerance * max(size, 1e-12)).double().mean())
+        if off > share:
+            raise Violation(
+                f"in {name} {off:.0%} of the gradients on {family!r} are off by more than {tolerance:g} of their "
+                "root mean square: look for cancellation, or for a constant of another precision"
+            )
+
+
+def is_right_in_single_precision(case: Case) -> None:
+    """float32 gives the gradients of float64, to a thousandth of their size, in nine of ten draws at least.
+
+    The others are those that rounding moves across a threshold.
+    """
+    _close(case, torch.float32, 24, 1e-3, 0.1)
+
+
+def is_right_in_half_precision(case: Case) -> None:
+    """bfloat16 gives the gradients of float64, to a quarter of their size, in three of four draws at least."""
+    _close(case, torch.bfloat16, 8, 0.25, 0.25)
+
+
+EDGES = (
+    Check("is finite under saturation", "", is_finite_under_saturation),
+    Check("is finite at extreme numbers", "", is_finite_at_extreme_numbers),
+    Check("is continuous at ties", "", is_continuous_at_ties),
+    Check("takes one class", "categorical units", takes_one_class),
+    Check("is right in single precision", "", is_right_in_single_precision),
+    Check("is right in half precision", "", is_right_in_half_precision),
+)

@@ -1,0 +1,113 @@
+"""What a black box that returns gradients is held to."""
+
+import numpy as np
+import torch
+
+from estimator_lab.budget import Budget
+from estimator_lab.chain import Key
+from estimator_lab.conformance.case import Case, Check, NotApplicable, Open, Violation
+from estimator_lab.conformance.independence import dependence
+from estimator_lab.conformance.means import MARGIN, same_claim
+from estimator_lab.conformance.structure import alike, process_state
+from estimator_lab.noise import MonteCarlo, derive_seed, forked
+from estimator_lab.sampler import GradientSampler
+from estimator_lab.study import diagnose
+
+COUNT = 256
+"""Calls that are compared."""
+
+
+def _drawn(case: Case, count: int, *names: object) -> dict[Key, torch.Tensor]:
+    assert isinstance(case.subject, GradientSampler)
+    with forked(derive_seed("sampler", case.seed, *names)):
+        return case.subject.draw(count, MonteCarlo("sampler"))
+
+
+def is_finite(case: Case) -> None:
+    """Gradients are finite, and of the same names and shapes in every call."""
+    for key, tensor in _drawn(case, 32, "finite").items():
+        if not torch.isfinite(tensor).all():
+            raise Violation(f"the gradient {key} is NaN or infinite in {int((~torch.isfinite(tensor)).sum())} places")
+
+
+def can_be_repeated(case: Case) -> None:
+    """Equal seeds give equal gradients."""
+    first = _drawn(case, 8, "repeat")
+    _drawn(case, 3, "other")
+    again = _drawn(case, 8, "repeat")
+    for key, tensor in first.items():
+        if not alike(tensor, again[key]):
+            raise Violation(
+                f"the gradient {key} changes from call to call on equal seeds: it keeps a state, or has a generator "
+                "that no seed reaches"
+            )
+
+
+def touches_no_global_state(case: Case) -> None:
+    """Streams, default dtype, grad mode, threads and flags are afterwards what they were before."""
+    before = process_state()
+    _drawn(case, 4, "state")
+    if changed := [name for name, value in process_state().items() if value != before[name]]:
+        raise Violation(f"drawing changes the process: {', '.join(changed)}")
+
+
+def has_no_dead_path(case: Case) -> None:
+    """No gradient is zero in every call, but where the truth is zero as well."""
+    assert isinstance(case.subject, GradientSampler)
+    truth = case.subject.truth if isinstance(case.subject.truth, dict) else {}
+    for (kind, name), tensor in _drawn(case, COUNT, "alive").items():
+        known = truth.get(name) if kind == "weight" else None
+        silent = (tensor == 0).all(0)
+        if known is not None:
+            silent = silent & (known != 0)
+        if silent.any():
+            raise Violation(
+                f"{int(silent.sum())} of {silent.numel()} gradients of {name!r} are zero in all {COUNT} calls: no path "
+                "leads there"
+            )
+
+
+def calls_are_independent(case: Case) -> None:
+    """Neighbouring calls, and the two halves of a run."""
+    told = []
+    for key, tensor in _drawn(case, 4 * COUNT, "independent").items():
+        x = tensor.flatten(1).double().numpy()[:, :6]
+        for column in x.T[np.ptp(x, axis=0) > 0]:
+            told.append((key, "neighbouring calls", dependence(column[0::2], column[1::2])))
+            told.append((key, "neighbouring calls", dependence(column[1:-1:2], column[2::2])))
+            told.append((key, "two halves of the calls", dependence(column[: 2 * COUNT], column[2 * COUNT :])))
+    if not told:
+        raise NotApplicable("its draws do not vary")
+    for key, what, p in told:
+        if p < case.alpha / len(told):
+            raise Violation(f"{what} give gradients {key} that depend on each other (p = {p:.1e})")
+
+
+def is_unbiased(case: Case) -> None:
+    """Its mean is the truth that it brings."""
+    assert isinstance(case.subject, GradientSampler)
+    same_claim(case)
+    if isinstance(case.subject.truth, dict) and not case.subject.truth:
+        raise NotApplicable("it brings no truth")
+    found = diagnose(
+        case.subject,
+        seed=case.seed,
+        alpha=case.alpha,
+        margin=MARGIN,
+        budget=Budget(min(case.draws, 2**12)),
+        truth_replicates=2**13,
+    )
+    if found.status == "violated":
+        raise Violation(found.findings[0].words)
+    if found.status == "inconclusive":
+        raise Open(found.findings[0].words)
+
+
+SAMPLER = (
+    Check("is finite", "", is_finite),
+    Check("can be repeated", "", can_be_repeated),
+    Check("touches no global state", "", touches_no_global_state),
+    Check("has no dead path", "", has_no_dead_path),
+    Check("calls are independent", "noise", calls_are_independent, statistical=True),
+    Check("is unbiased", "the claim to be unbiased", is_unbiased, statistical=True),
+)
