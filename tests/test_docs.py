@@ -312,7 +312,8 @@ def texts():
 
 OURS_ONLY = re.compile(r"/work/|(?<![-$\w])shared/|\bhelpers?\b|(?<!Python )\bsessions?\b", re.I)
 MEANT_OTHERWISE = re.compile(
-    r"scope=\"session\"|interpreter's name for a session|pytest_session\w*|pytest\.Session|\bsession(?=:|\.config|\.items)"
+    r"scope=\"session\"|interpreter's name for a session|pytest_session\w*"  # pytest's own words
+    r"|pytest\.Session|\bsession(?=:|\.config|\.items)"
 )
 
 
