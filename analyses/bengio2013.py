@@ -315,7 +315,8 @@ def table(results: Mapping[str, Any]) -> str:
     for row in results["summary"]:
         gate = labels[row["gate"]]
         spread = [
-            f"{row[k]['value']:.2f} ± {(row[k]['high'] or math.nan) - row[k]['value']:.2f}"
+            f"{row[k]['value']:.2f}"
+            + (f" ± {row[k]['high'] - row[k]['value']:.2f}" if row[k]["high"] is not None else "")
             for k in ("valid_error", "test_error")
         ]
         known = published.get(gate["row"])

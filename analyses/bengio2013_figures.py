@@ -439,7 +439,7 @@ def quality(
     short = {
         name: f"{SHORT.get(kind, kind)},\n{own}" for kind, names in FAMILIES.items() for name, own in names.items()
     }
-    figure = Figure(figsize=(style.WIDTH, 3.25), layout="constrained")
+    figure = Figure(figsize=(style.WIDTH, 3.5), layout="constrained")
     axes = figure.subplots(1 + len(titles), len(columns), squeeze=False, sharex=True, sharey="row")
     shown: list[list[float]] = [[] for _ in range(1 + len(titles))]
     for place, (name, rows) in enumerate(columns.items()):
@@ -460,7 +460,7 @@ def quality(
         column[-1].set_xlim(-0.12 * reach, 1.12 * reach)
         column[-1].set_xticks(epochs, [f"{e:g}" for e in epochs])
     for down, (ax, title) in enumerate(zip(axes[:, 0], ("training loss", *titles), strict=True)):
-        ax.set_ylabel(title, fontsize=8)
+        ax.set_ylabel(title, fontsize=7)
         if down != 1:
             lines.fit(ax, shown[down])
     _percents(axes[1, 0], max(shown[1], default=1.0))
