@@ -745,11 +745,8 @@ def _told(table: _Table, probes: Sequence[_Probe], estimator: Estimator, familie
 
 
 def looks_like(estimator: Estimator, problem: Problem) -> tuple[str, ...]:
-    """The causes in words, most likely first; none where they cannot be looked for."""
-    try:
-        return tuple(cause.words for cause in name_causes(estimator, problem))
-    except Exception:  # an estimator may raise anything on problems that it was not written for
-        return ()
+    """The causes in words, most likely first."""
+    return tuple(cause.words for cause in name_causes(estimator, problem))
 
 
 def _families(estimator: Estimator, problem: Problem | None) -> list[Family]:

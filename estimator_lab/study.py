@@ -14,7 +14,7 @@ from estimator_lab import doors
 from estimator_lab.budget import Budget, in_bytes
 from estimator_lab.chain import Chain, Key
 from estimator_lab.diagnosis import Diagnosis, command_line, environment, ratios
-from estimator_lab.errors import MeasurementError, UsageError
+from estimator_lab.errors import MeasurementError, UsageError, in_a_line
 from estimator_lab.estimator import Estimator, about
 from estimator_lab.evaluation import find, under_test
 from estimator_lab.expectation import expectation
@@ -104,7 +104,11 @@ class Terms:
         if found.status == "violated" and isinstance(estimator, Estimator) and isinstance(measurement.source, Chain):
             from estimator_lab.causes import looks_like
 
-            found = replace(found, causes=looks_like(estimator, measurement.source.problem))
+            try:
+                found = replace(found, causes=looks_like(estimator, measurement.source.problem))
+            except Exception as error:  # of the user's code, on small problems that it was not written for
+                note = f"what the bias looks like could not be examined: {in_a_line(error)}"
+                found = replace(found, notes=(*found.notes, note))
         aim = self.budget.precision
         if aim is None or known or self._settled(groups, looks):
             return found

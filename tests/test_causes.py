@@ -265,3 +265,19 @@ def test_an_estimator_that_fails_elsewhere_is_still_diagnosed():
 
     result = lab.diagnose(lab.Callback(three, unbiased=True), on=lab.problems.QuadraticForm(), budget=2**13)
     assert result.status == "violated" and result.findings[0].causes == ()
+
+
+def test_an_estimator_that_fails_on_small_problems_is_still_diagnosed():
+    """It is written for the problem at hand; the finding stands, and says that the cause could not be examined."""
+
+    class Particular(lab.Estimator):
+        unbiased = True
+
+        def surrogate(self, site, downstream):
+            if site.size != 3:
+                raise ZeroDivisionError("written for three units")
+            return 2 * downstream(site.mean)
+
+    found = lab.diagnose(Particular(), on=lab.problems.QuadraticForm(), budget=256).findings[0]
+    assert found.status == "violated" and not found.causes
+    assert "could not be examined: ZeroDivisionError: written for three units" in " ".join(found.notes)
