@@ -1,6 +1,6 @@
 """Every estimator of the table that applies, on the two digits networks: writes reports/digits.{json,pdf}.
 
-Run: python analyses/digits.py   (about two minutes; --replicates for another budget)
+Run: python analyses/digits.py   (five to six minutes; --replicates for another budget)
 """
 
 from catalogue import run

@@ -2,7 +2,7 @@
 
 Verdicts are exact where expectations can be summed; elsewhere draws stop as soon as they are settled.
 
-Run: python analyses/overview.py   (about a minute; --replicates for another budget)
+Run: python analyses/overview.py   (three to four minutes; --replicates for another budget)
 """
 
 from catalogue import run
