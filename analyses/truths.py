@@ -6,7 +6,7 @@ draws times their number; "s to 1 %" the time until the standard error is 1 % of
 of leave-one-out over two paths divided by it. The run of the second layer alone samples the first; "strata" are random
 numbers stratified over 32 draws. A truth takes the last two rows.
 
-Run: python analyses/truths.py   (half a minute on a free core; --units, --seconds per estimator)
+Run: python analyses/truths.py   (a minute on a free core; --units, --seconds per estimator)
 """
 
 import argparse

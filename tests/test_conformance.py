@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import time
+import traceback
 import unittest
 from dataclasses import replace
 from pathlib import Path
@@ -352,3 +353,20 @@ def test_dependence_holds_its_level_and_sees_a_shared_number():
     assert dependence(x, x) < 1e-100 and dependence(x, np.ones(500)) == 1.0
     rare = (np.arange(500) % 50 == 0).astype(float)
     assert dependence(rare, rare) < 1e-10
+
+
+class Faulty(lab.Estimator):
+    """Raises in its own code."""
+
+    unbiased = True
+
+    def surrogate(self, site, downstream):
+        raise ZeroDivisionError("of the user")
+
+
+def test_an_error_of_the_users_code_keeps_its_traceback():
+    with pytest.raises(lab.LabError, match="raises ZeroDivisionError: of the user") as caught:
+        lab.check_estimator(Faulty())
+    cause = caught.value.__cause__
+    assert isinstance(cause, ZeroDivisionError)
+    assert "surrogate" in [frame.name for frame in traceback.extract_tb(cause.__traceback__)]

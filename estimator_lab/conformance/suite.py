@@ -3,7 +3,7 @@
 import time
 import unittest
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from estimator_lab import doors
@@ -47,6 +47,7 @@ class Outcome:
         told: why, empty where it passed.
         seconds: that it took.
         draws: replicates that a failure took to be seen; 0 where no chance was involved.
+        error: what the estimator's own code raised, with its traceback, or None.
     """
 
     check: str
@@ -54,6 +55,7 @@ class Outcome:
     told: str
     seconds: float
     draws: int = 0
+    error: Exception | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def checks(
 def _outcome(check: Check, case: Case, expected: str | None) -> Outcome:
     began = time.perf_counter()
     status: Status = "passed"
-    told, draws = "", 0
+    told, draws, own = "", 0, None
     try:
         check.run(case)
     except NotApplicable as error:
@@ -172,12 +174,12 @@ def _outcome(check: Check, case: Case, expected: str | None) -> Outcome:
     except (Violation, LabError) as error:
         status, told, draws = "failed", str(error), getattr(error, "draws", 0)
     except Exception as error:
-        status, told = "failed", f"raises {in_a_line(error)}"
+        status, told, own = "failed", f"raises {in_a_line(error)}", error
     if expected is not None and status == "failed":
         status, told = "expected failure", f"{expected} ({told})"
     elif expected is not None and status == "passed":
         status, told = "failed", f"was expected to fail ({expected}) and passes: take it off the expected failures"
-    return Outcome(check.name, status, told, time.perf_counter() - began, draws)
+    return Outcome(check.name, status, told, time.perf_counter() - began, draws, own)
 
 
 def _subject(given: object, call: str) -> Subject:
@@ -251,7 +253,7 @@ def check_estimator(
     outcomes = tuple(_outcome(check, case, expected.get(check.name)) for check in every)
     result = Conformance(repr(subject), outcomes, alpha, seed)
     if raises and not result.ok:
-        raise ConformanceError(result)
+        raise ConformanceError(result) from next((o.error for o in result.of("failed") if o.error), None)
     return result
 
 
@@ -282,7 +284,7 @@ class Trial:
         if outcome.status in ("skipped", "inconclusive"):
             raise unittest.SkipTest(f"{outcome.status}: {outcome.told}")
         if outcome.status == "failed":
-            raise AssertionError(f"{self.case.subject!r} {self.check.name}: {outcome.told}")
+            raise AssertionError(f"{self.case.subject!r} {self.check.name}: {outcome.told}") from outcome.error
 
     def __repr__(self) -> str:
         return self.check.name
