@@ -1,4 +1,4 @@
-"""What the two catalogue studies share: every estimator of the table on some problems, saved and reported."""
+"""What the two catalogue studies share: estimators of the table on some problems, saved and reported."""
 
 import argparse
 from collections.abc import Sequence
@@ -12,7 +12,19 @@ import estimator_lab as lab
 REPORTS = Path(__file__).parent.parent / "reports"
 
 
-def run(name: str, title: str, problems: Sequence[lab.Problem], budget: lab.Budget, about: str | None) -> None:
+def without(*kinds: type[lab.Estimator]) -> list[lab.Estimator]:
+    """The estimators of the table but for those of these classes."""
+    return [e for e in lab.estimators.ESTIMATORS if not isinstance(e, kinds)]
+
+
+def run(
+    name: str,
+    title: str,
+    estimators: Sequence[lab.Estimator],
+    problems: Sequence[lab.Problem],
+    budget: lab.Budget,
+    about: str | None,
+) -> None:
     """Measures, saves and reports as ``reports/<name>.{json,pdf}``; takes --replicates and --out."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--replicates", type=int, default=budget.replicates)
@@ -21,7 +33,7 @@ def run(name: str, title: str, problems: Sequence[lab.Problem], budget: lab.Budg
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # the tensors are small: threads would only cost
     result = lab.compare(
-        [e for e in lab.estimators.ESTIMATORS if not isinstance(e, lab.estimators.Exact)],  # the truth itself
+        estimators,
         on=problems,
         budget=replace(budget, replicates=options.replicates),
         title=title,

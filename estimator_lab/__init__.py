@@ -31,6 +31,7 @@ _HOMES = {
     "LabError": "errors",
     "LayerStatistics": "layerwise",
     "LazyDecay": "lazy_decay",
+    "LevelEffect": "level",
     "MeasurementError": "errors",
     "NoiseSplit": "noise_split",
     "NoisySigmoid": "families",
@@ -65,6 +66,7 @@ _HOMES = {
     "expected_loss": "training",
     "from_module": "nn",
     "layer_statistics": "layerwise",
+    "level_effect": "level",
     "measure": "measurement",
     "name_causes": "causes",
     "parametrize_with_checks": "conformance",
@@ -107,6 +109,7 @@ if TYPE_CHECKING:
     from estimator_lab.finding import Finding
     from estimator_lab.layerwise import LayerStatistics, layer_statistics
     from estimator_lab.lazy_decay import LazyDecay
+    from estimator_lab.level import LevelEffect, level_effect
     from estimator_lab.measurement import measure
     from estimator_lab.nn import from_module
     from estimator_lab.noise_split import NoiseSplit, split_noise
@@ -146,6 +149,7 @@ __all__ = [
     "LabError",
     "LayerStatistics",
     "LazyDecay",
+    "LevelEffect",
     "MeasurementError",
     "NoiseSplit",
     "NoisySigmoid",
@@ -182,6 +186,7 @@ __all__ = [
     "families",
     "from_module",
     "layer_statistics",
+    "level_effect",
     "measure",
     "name_causes",
     "nn",

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from estimator_lab.errors import LabError, MeasurementError, UsageError, in_a_line
 
 if TYPE_CHECKING:
-    from estimator_lab.baseline import Baseline
+    from estimator_lab.baseline import Baseline, Progress
+    from estimator_lab.baseline_check import Comparison
     from estimator_lab.estimator import Estimator
     from estimator_lab.problem import Problem
     from estimator_lab.sampler import GradientSampler
@@ -27,8 +29,12 @@ needed, costs, versions. No draw is kept or compared, so that it holds across de
   estimator-lab baseline check                       # all files of the folder 'baselines'
   estimator-lab baseline accept baselines/disarm--onebit.json --reason 'antithetic pairs'"""
 
-EPILOG = """exit codes: 0 nothing got worse, 1 something did, 2 inconclusive (1 with --strict), 3 wrong usage, 4 the
-measurement failed"""
+EPILOG = """exit codes of check: 0 nothing got worse, 1 something did, 2 inconclusive (1 with --strict), 3 wrong usage,
+4 the measurement failed, 130 interrupted. A file that cannot be checked does not keep the others from it; its code is
+the one returned. Files of a folder that name no estimator are left to the tests that wrote them. diff informs: 0
+whatever it finds."""
+
+DIFF = """What two files differ in beyond their noise. It informs, and returns 0 whatever it finds; check judges."""
 
 
 def register(commands: Any, kind: type[argparse.ArgumentParser]) -> None:
@@ -85,7 +91,9 @@ def register(commands: Any, kind: type[argparse.ArgumentParser]) -> None:
     )
     check.add_argument("--strict", action="store_true", help="what is inconclusive fails")
     check.add_argument("--json", action="store_true", help="print the numbers, for other programs")
-    diff = actions.add_parser("diff", help="what two files differ in, beyond their noise")
+    diff = actions.add_parser(
+        "diff", help="what two files differ in, beyond their noise; returns 0 whatever it finds", description=DIFF
+    )
     diff.add_argument("old", type=Path, metavar="OLD")
     diff.add_argument("new", type=Path, metavar="NEW")
     accept = actions.add_parser("accept", help="measure again, and replace the file; the old numbers stay as history")
@@ -105,7 +113,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _save(arguments: argparse.Namespace) -> int:
-    from estimator_lab.baseline import Baseline, path_for
+    from estimator_lab.baseline import Baseline, ratio
+    from estimator_lab.baseline_origin import path_for
     from estimator_lab.cli import _Progress
     from estimator_lab.loading import load_estimator, load_problems
     from estimator_lab.sampler import GradientSampler
@@ -115,6 +124,8 @@ def _save(arguments: argparse.Namespace) -> int:
     for target in arguments.target:
         estimator = load_estimator(target)
         if isinstance(estimator, GradientSampler):
+            if arguments.on:
+                raise UsageError(f"{target} is a GradientSampler and brings its own problem; save it without --on")
             pairs.append((target, estimator, "", None))
             continue
         refusals: list[str] = []
@@ -132,7 +143,6 @@ def _save(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{there[0]} exists; accept the change with estimator-lab baseline accept, or add --force")
     with _Progress("baselines") as progress:
         for i, ((target, estimator, name, problem), path) in enumerate(zip(pairs, paths, strict=True)):
-            progress.update(f"{i + 1} of {len(pairs)}", i, len(pairs))
             with _told(target):
                 found = Baseline.measure(
                     estimator,
@@ -144,62 +154,125 @@ def _save(arguments: argparse.Namespace) -> int:
                     wrt=("unit",) if arguments.units_only else ("unit", "weight"),
                     target=target,
                     named=name,
+                    progress=_counted(progress.update, f"{i + 1} of {len(pairs)}"),
                 )
             found.save(path)
-            print(f"wrote {path}, {found.replicates:,} draws")
+            print(f"wrote {path}, {found.replicates:,} draws; {_needs(found, ratio(estimator))}")
     return 0
 
 
+def _counted(progress: "Progress", count: str) -> "Progress":
+    """With the number of the pair before what is drawn."""
+    return lambda label, done, total: progress(f"{count}, {label}", done, total)
+
+
+def _needs(baseline: "Baseline", ratio: int) -> str:
+    """What a check against a baseline will draw."""
+    from estimator_lab.conclusion import rounded_up
+
+    needed = baseline.needed(ALPHA)
+    if needed == float("inf"):
+        do = baseline.needed(ALPHA, stored=ratio)
+        remedy = f"--replicates {rounded_up(ratio * do)}" if do < needed else "a larger --margin"
+        return f"too few to find what is planned: save it with {remedy}"
+    return f"a check needs {max(needed, 1024):,.0f}"
+
+
 def _check(arguments: argparse.Namespace) -> int:
-    from estimator_lab.baseline_check import check, worst
+    from estimator_lab.baseline_check import worst
     from estimator_lab.cli import EXIT, _Progress
 
-    files = list(_files(arguments.path or [Path(FOLDER)]))
-    kept = [_read(path) for path in files]
-    told = []
+    paths = arguments.path or [Path(FOLDER)]
+    files, left = _files(paths)
+    if left and not files:
+        raise UsageError(
+            f"nothing to check in {', '.join(map(str, paths))}: {_written_by_tests(len(left))}; run pytest"
+        )
+    told: list[Comparison] = []
+    entries: list[dict[str, Any]] = []
+    failed: list[tuple[Path, LabError]] = []
     with _Progress("baselines") as progress:
-        for path, baseline in zip(files, kept, strict=True):
-            with _told(str(path)):
-                estimator, problem = _named(baseline, path)
-                comparison = check(
-                    baseline,
-                    estimator,
-                    problem,
-                    seed=arguments.seed,
-                    budget=arguments.replicates,
-                    alpha=arguments.alpha / len(files),
-                    slower=arguments.slower,
-                    progress=progress.update,
-                )
+        for path in files:
+            try:
+                comparison = _compared(path, arguments, arguments.alpha / len(files), progress.update)
+            except LabError as error:
+                failed.append((path, error))
+                entries.append({"path": str(path), "error": str(error)})
+                continue
             told.append(comparison)
+            entries.append({"path": str(path), **json.loads(comparison.to_json())})
             if not arguments.json:
                 print(comparison.summary())
+                if comparison.status == "violated" and comparison.acceptable:
+                    print(f"  if that is meant: estimator-lab baseline accept {path} --reason '...'")
+    _complain(failed)
     status = worst(told)
     if arguments.json:
-        entries = [{"path": str(p), **json.loads(c.to_json())} for p, c in zip(files, told, strict=True)]
-        print(json.dumps({"status": status, "alpha": arguments.alpha, "comparisons": entries}, indent=1))
+        head = {"status": "failed" if failed else status, "alpha": arguments.alpha}
+        print(json.dumps({**head, "comparisons": entries, "left": [str(path) for path in left]}, indent=1))
     else:
-        counts = {s: sum(c.status == s for c in told) for s in EXIT}
+        counts = [f"{sum(c.status == s for c in told)} {s}" for s in EXIT]
+        counts += [f"{len(failed)} not checked"] if failed else []
+        if left:
+            print(f"left out: {_written_by_tests(len(left))}")
         print(
-            f"{len(told)} baselines: {counts['sound']} sound, {counts['violated']} violated, "
-            f"{counts['inconclusive']} inconclusive; at most {100 * arguments.alpha:.2g} % of runs raise a false alarm"
+            f"{len(files)} baseline{'s' * (len(files) != 1)}: {', '.join(counts)}; "
+            f"at most {100 * arguments.alpha:.2g} % of runs raise a false alarm"
         )
+    if failed:
+        return failed[0][1].exit_code
     return EXIT["violated"] if arguments.strict and status == "inconclusive" else EXIT[status]
 
 
-def _diff(arguments: argparse.Namespace) -> int:
-    from estimator_lab.baseline import diff
+def _compared(path: Path, arguments: argparse.Namespace, alpha: float, progress: "Progress") -> "Comparison":
+    """One file held against what its estimator does now."""
+    from estimator_lab.baseline import Baseline
+    from estimator_lab.baseline_check import check
 
-    print(diff(_read(arguments.old), _read(arguments.new)) or "no difference beyond the noise")
+    baseline = Baseline.load(path)
+    with _told(str(path)):
+        estimator, problem = _named(baseline, path)
+        return check(
+            baseline,
+            estimator,
+            problem,
+            seed=arguments.seed,
+            budget=arguments.replicates,
+            alpha=alpha,
+            slower=arguments.slower,
+            progress=progress,
+        )
+
+
+def _complain(failed: Sequence[tuple[Path, LabError]]) -> None:
+    """Tells failures that do not end the command, once for all files that have the same."""
+    from estimator_lab.cli import _show_user_traceback
+
+    reasons: dict[str, list[tuple[Path, LabError]]] = {}
+    for path, error in failed:
+        reasons.setdefault(str(error).replace(str(path), "FILE"), []).append((path, error))
+    for (_, error), *more in reasons.values():
+        if error.__cause__ is not None:
+            _show_user_traceback(error.__cause__)
+        others = f" (so do {len(more)} more: {', '.join(path.name for path, _ in more)})" if more else ""
+        print(f"estimator-lab: {error}{others}", file=sys.stderr)
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    from estimator_lab.baseline import Baseline
+    from estimator_lab.baseline_diff import diff
+
+    print(diff(Baseline.load(arguments.old), Baseline.load(arguments.new)) or "no difference beyond the noise")
     return 0
 
 
 def _accept(arguments: argparse.Namespace) -> int:
-    from estimator_lab.baseline import diff
+    from estimator_lab.baseline import Baseline
     from estimator_lab.baseline_check import accept
+    from estimator_lab.baseline_diff import diff
 
     for path in arguments.path:
-        old = _read(path)
+        old = Baseline.load(path)
         with _told(str(path)):
             estimator, problem = _named(old, path)
             new = accept(
@@ -211,33 +284,55 @@ def _accept(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _files(paths: Sequence[Path]) -> Iterator[Path]:
-    """The files that are named, and those of folders."""
+def _files(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """The files that are named and those of folders; and apart from them, those of folders that only a test can hold.
+
+    A file that cannot be read is among the first, whose check tells what it has.
+    """
+    files, left = list[Path](), list[Path]()
     for path in paths:
         if not path.exists():
             raise UsageError(f"{path} does not exist; write baselines with estimator-lab baseline save")
         found = sorted(path.glob("*.json")) if path.is_dir() else [path]
         if not found:
             raise UsageError(f"the folder {path} holds no baselines; write them with estimator-lab baseline save")
-        yield from found
+        for one in found:
+            (left if path.is_dir() and _nameless(one) else files).append(one)
+    return files, left
 
 
-def _read(path: Path) -> "Baseline":
+def _nameless(path: Path) -> bool:
+    """Whether a file is a baseline and does not say what the command line should load."""
     from estimator_lab.baseline import Baseline
 
-    return Baseline.load(path)
+    try:
+        return bool(_unnamed(Baseline.load(path)))
+    except UsageError:
+        return False
+
+
+def _unnamed(baseline: "Baseline") -> str:
+    """What a baseline does not name for the command line; empty where it names all."""
+    return "estimator" if not baseline.target else "problem" if baseline.weights and not baseline.on else ""
+
+
+def _written_by_tests(count: int) -> str:
+    what = "1 baseline that does" if count == 1 else f"{count} baselines that do"
+    return f"{what} not name estimator and problem: written by tests, which hold them themselves"
 
 
 def _named(baseline: "Baseline", path: Path) -> "tuple[Estimator | GradientSampler, Problem | None]":
     """Estimator and problem by the names that they were saved with."""
+    from estimator_lab.baseline_names import located
     from estimator_lab.loading import load_estimator, load_problems
 
-    if not baseline.target:
+    if lacking := _unnamed(baseline):
         raise UsageError(
-            f"{path} was saved from Python and does not name its estimator for the command line; check it there, with "
-            "Baseline.load(path).check(estimator, problem)"
+            f"{path} was saved from Python and does not name its {lacking} for the command line; check "
+            "it there, with Baseline.load(path).check(estimator, problem), or by its test"
         )
-    return load_estimator(baseline.target), load_problems(baseline.on)[0] if baseline.on else None
+    problem = load_problems(located(baseline.on, path))[0] if baseline.on else None
+    return load_estimator(located(baseline.target, path)), problem
 
 
 @contextmanager

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from estimator_lab import __version__
 from estimator_lab.baseline_command import register as register_baseline
 from estimator_lab.baseline_command import run as run_baseline
+from estimator_lab.check_command import register as register_check
+from estimator_lab.check_command import run as run_check
 from estimator_lab.errors import LabError, MeasurementError, UsageError, in_a_line
 
 if TYPE_CHECKING:
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from estimator_lab.finding import Finding, Row
 
 EXIT = {"sound": 0, "violated": 1, "inconclusive": 2}
+INTERRUPTED = 130
+"""128 and the number of the signal, as shells have it."""
+
 PARTIAL = "estimator-lab-partial.json"
 _INNER = ("torch", "importlib")  # whose frames say nothing to a user
 
@@ -31,7 +36,8 @@ DESCRIPTION = """Is this gradient estimator right, and what does it cost?
 TARGET is a name from `estimator-lab list estimators`, or your own: file.py, file.py:Class or package.module:Class;
 a name may carry arguments, as in 'Rebar(temperature=0.1)'."""
 
-EPILOG = """exit codes: 0 sound, 1 a claim is violated, 2 inconclusive, 3 wrong usage, 4 the measurement failed"""
+EPILOG = """exit codes: 0 sound, 1 a claim is violated, 2 inconclusive, 3 wrong usage, 4 the measurement failed,
+130 interrupted"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -115,6 +121,7 @@ def parser() -> argparse.ArgumentParser:
     )
     report.add_argument("result", type=Path, metavar="RESULT", help="JSON saved with --out")
     report.add_argument("--out", type=Path, metavar="PDF", help="where to (default: beside the result)")
+    register_check(commands)
     register_baseline(commands, _Parser)
     listing = commands.add_parser("list", help="list what there is")
     listing.add_argument("what", choices=("estimators", "problems", "families"))
@@ -172,7 +179,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
     try:
         arguments = parser().parse_args(argv)
-        run = {"diagnose": _study, "compare": _study, "report": _report, "baseline": run_baseline, "list": _list}
+        run = {
+            "diagnose": _study,
+            "compare": _study,
+            "report": _report,
+            "check": run_check,
+            "baseline": run_baseline,
+            "list": _list,
+        }
         return run[arguments.command](arguments)
     except SystemExit:  # of --help and --version, and of rich where a reader of a list has seen enough
         return 0
@@ -183,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         print("estimator-lab: interrupted", file=sys.stderr)
-        return MeasurementError.exit_code
+        return INTERRUPTED
     except Exception:
         traceback.print_exc()
         print("estimator-lab: the error above is a fault of estimator_lab itself; please report it", file=sys.stderr)
@@ -414,9 +428,14 @@ def _print(result: "Diagnosis") -> None:
     lines = [f"note: {f.estimator_label} on {f.problem_label}: {note}" for f in result.findings for note in f.notes]
     lines += [f"skipped: {reason}" for reason in result.skipped]
     shown = result.findings if len(result.findings) <= 12 else [f for f in result.findings if f.status != "sound"]
-    lines += ["", *(line for f in shown for line in _told(f, len(result.findings) <= 3)), ""]
-    for line in lines:
+    for line in [*lines, ""]:
         console.print(Text(line), soft_wrap=not console.is_terminal)
+    for f in shown:
+        for line in _told(f, len(result.findings) <= 3):
+            console.print(Text(line), soft_wrap=not console.is_terminal)
+        if f.witness:  # as it is to be pasted: neither wrapped nor indented
+            console.print(Text(f"\n{f.witness}\n"), soft_wrap=True)
+    console.print()
     ledger = Table("at most", "may be wrong", box=None, pad_edge=False)
     for entry in result.ledger:
         ledger.add_row(f"{100 * entry.rate:.2g} %", Text(f"{entry.item} ({entry.how})"))
@@ -451,7 +470,7 @@ def _told(finding: "Finding", units: bool) -> list[str]:
             )
         if found.insufficient:
             lines.append(f"  {found.insufficient} unit gradients of {site} rest on too few draws to be tested")
-    return lines
+    return lines + (["  The smallest problem that shows it, as a test:"] if finding.witness else [])
 
 
 def _stopped(finding: "Finding") -> str:

@@ -150,6 +150,8 @@ class Finding:
         seconds: per replicate, of blocks of 2048 where memory allows.
         notes: what the run had to say.
         causes: what a violated claim looks like, in words, most likely first; empty otherwise, and where nothing fits.
+        witness: a test in Python on the smallest problem that shows a violated claim; empty otherwise, where none of
+            those tried does, and where another finding of the same estimator has it.
     """
 
     problem: str
@@ -178,6 +180,7 @@ class Finding:
     seconds: float
     notes: tuple[str, ...]
     causes: tuple[str, ...] = field(default=(), metadata={"sparse": True})
+    witness: str = field(default="", metadata={"sparse": True})
 
     @property
     def looks_like(self) -> str:

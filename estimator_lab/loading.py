@@ -5,6 +5,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,31 @@ from estimator_lab.sampler import GradientSampler
 
 class ImportFailed(UsageError):
     """A user's file raised while it was imported; the cause is the user's own exception."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How what was loaded is made in Python.
+
+    Attributes:
+        made: the object.
+        module: that holds what makes it.
+        name: of that in the module.
+        expression: that makes it.
+    """
+
+    made: object
+    module: str
+    name: str
+    expression: str
+
+
+_ORIGINS: dict[int, Origin] = {}
+
+
+def origin(made: object) -> Origin | None:
+    """How an object that was loaded is made; None for any other."""
+    return _ORIGINS.get(id(made))
 
 
 def load_estimator(target: str) -> Estimator | GradientSampler:
@@ -79,7 +105,11 @@ def _load(target: str, table: Mapping[str, Any], kinds: tuple[type, ...], word: 
                     f"{target} is no {word}, but {found.__name__}{inspect.signature(found)}; "
                     "a function must take no arguments"
                 )
-            found = _called(found, target)
+            made = _called(found, target)
+            _ORIGINS[id(made)] = Origin(made, found.__module__, found.__name__, f"{found.__name__}()")
+            found = made
+        elif not inspect.isclass(found):
+            _ORIGINS[id(found)] = Origin(found, module.__name__, name, name)
         if not _fits(found, kinds):
             raise UsageError(f"{target} is no {word}: derive it from estimator_lab.{kinds[0].__name__}")
         return _make(found, arguments, target)
@@ -132,10 +162,13 @@ def _make(found: object, arguments: _Arguments, target: str) -> object:
     except TypeError as error:
         signature = str(inspect.signature(found)).removesuffix(" -> None")
         raise UsageError(f"{target}: {error}; write it as {found.__name__}{signature}, with values") from None
-    return _called(found, target, *arguments.positional, **arguments.named)
+    made = _called(found, target, *arguments.positional, **arguments.named)
+    shown = [*map(repr, arguments.positional), *(f"{k}={v!r}" for k, v in arguments.named.items())]
+    _ORIGINS[id(made)] = Origin(made, found.__module__, found.__name__, f"{found.__name__}({', '.join(shown)})")
+    return made
 
 
-def _called(make: Callable[..., object], target: str, *positional: Any, **named: Any) -> object:
+def _called(make: Callable[..., object], target: str, /, *positional: Any, **named: Any) -> object:
     """What a user's class or function makes."""
     try:
         return make(*positional, **named)
@@ -169,12 +202,15 @@ def _names(found: Mapping[str, object]) -> str:
 
 def _module(place: str) -> ModuleType:
     if not place.endswith(".py"):
+        if not {"", os.getcwd()} & set(sys.path):
+            sys.path.insert(0, os.getcwd())  # as `python -m` does; a script's own folder is that of the script
         try:
             return importlib.import_module(place)
         except ModuleNotFoundError as error:
             if error.name and (place == error.name or place.startswith(f"{error.name}.")):
                 raise UsageError(
-                    f"there is no module {place!r}; install it, or name a file: path/to/file.py:Name"
+                    f"there is no module {place!r}; install it, go to the folder that holds it, or name a file: "
+                    "path/to/file.py:Name"
                 ) from None
             raise ImportFailed(f"{place} failed to import on {in_a_line(error)}; mend it there") from error
         except (Exception, SystemExit) as error:

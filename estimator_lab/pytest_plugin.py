@@ -5,21 +5,25 @@ Nothing heavy is imported until a test uses the fixture. A run that does not use
 How the rate is shared: ``alpha`` of the whole run (1e-4 by default) is divided equally by the tests that ask for the
 fixture, counted when pytest has collected and deselected; the k-th statistical call of a test gets ``6 / (pi k)^2`` of
 its test's part, and the parts of all calls add up to it, however many there are. Every process of pytest-xdist collects
-the same tests, so that shares need no messages. Tests that are run again go on counting. By the union bound the chance
-that any test of the run fails although nothing changed is at most ``alpha``, whatever the tests have in common.
+the same tests, so that shares need no messages. Tests that are run again (pytest-rerunfailures) go on counting. By the
+union bound the chance that any test of the run fails although nothing changed is at most ``alpha``, whatever the tests
+have in common. Later calls of one test have ever smaller shares, and need more draws: parametrize rather than loop.
 """
 
 import json
 import math
 import secrets
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
+    from estimator_lab.baseline import Baseline
     from estimator_lab.baseline_check import Comparison
     from estimator_lab.diagnosis import Diagnosis
     from estimator_lab.estimator import Estimator
@@ -35,6 +39,12 @@ MARK = "estimator_lab"
 SHOWN = 20
 """Sound calls that the ledger names, unless pytest is told to be verbose."""
 
+WIDER = (0.15, 0.2, 0.3, 0.5, 1.0)
+"""Margins that are proposed where the draws do not do for a smaller one."""
+
+PATIENCE = 5.0
+"""Seconds after which a call that goes on says how far it is, each time."""
+
 
 # ---------------------------------------------------------------------- the ledger
 @dataclass(frozen=True)
@@ -46,7 +56,7 @@ class Entry:
         call: how many of its statistical calls this was, from 1.
         what: what was done.
         rate: its share.
-        result: "sound", "violated", "inconclusive" or "written".
+        result: "sound", "violated", "inconclusive", "written" or "kept".
         tests: how many tests share the rate of the run.
     """
 
@@ -108,7 +118,7 @@ class Ledger:
             *lines,
             f"at most {self.alpha:.2g}: chance that any of {tests} test{'s' * (tests != 1)} fails although nothing "
             f"changed; spent {sum(e.rate for e in entries):.2g}",
-            f"replay with --estimator-lab-seed={self.seed}",
+            f"replay the whole run with --estimator-lab-seed={self.seed}",
         ]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -167,7 +177,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.fixture
 def estimator_lab(request: pytest.FixtureRequest) -> Iterator["Lab"]:
-    """Measures, compares and holds gradient estimators against baselines, within one false-alarm rate for the run."""
+    """Measures, compares and holds gradient estimators against baselines, within one false-alarm rate for the run.
+    `estimator_lab.hold(estimator, problem)` fails if it got worse than its baseline, a file in the folder of the ini
+    option `estimator_lab_baselines` (default: baselines); also `hold(a_gradient_sampler)`; `budget=` limits the draws.
+    `.diagnose(estimator, on=...)` and `.compare([...], on=...)` fail if a claim to be unbiased is violated;
+    `.measure(estimator, problem)` gives moments, and spends nothing.
+    Options: `--estimator-lab-update` writes baselines, `--estimator-lab-strict` fails what is inconclusive,
+    `--estimator-lab-seed=N` replays a run, `--estimator-lab-alpha=A` (ini `estimator_lab_alpha`) sets the rate.
+    """  # noqa: D205 (pytest --fixtures shows the first paragraph)
     lab = Lab(request)
     yield lab
     for entry in lab.entries:
@@ -191,6 +208,7 @@ class Lab:
         seed: of this run; draws derive from it, the test and the number of the call.
         strict: whether what is inconclusive fails.
         update: whether baselines are written instead of compared with.
+        root: of the tests; files that the command line loads are named from there.
         folder: where baselines are.
         entries: what this test spent.
     """
@@ -199,10 +217,13 @@ class Lab:
         config = request.config
         self._ledger = config.stash[_LEDGER]
         self._test = request.node.nodeid
+        self._module = getattr(request.node, "module", None)
+        self._config = config
         self.seed = self._ledger.seed
         self.strict = bool(config.getoption("--estimator-lab-strict"))
         self.update = bool(config.getoption("--estimator-lab-update"))
-        self.folder = Path(config.rootpath, config.getini("estimator_lab_baselines"))
+        self.root = config.rootpath
+        self.folder = Path(self.root, config.getini("estimator_lab_baselines"))
         self.entries: list[Entry] = []
 
     def measure(
@@ -229,7 +250,8 @@ class Lab:
         from estimator_lab.study import diagnose
 
         call, rate = self._ledger.grant(self._test)
-        found = diagnose(estimator, on, seed=self._seed(call), alpha=rate, **options)
+        with _told():
+            found = diagnose(estimator, on, seed=self._seed(call), alpha=rate, **options)
         self._judge(call, rate, f"diagnose {estimator.label}", found.status, found.summary())
         return found
 
@@ -240,7 +262,8 @@ class Lab:
         from estimator_lab.study import compare
 
         call, rate = self._ledger.grant(self._test)
-        found = compare(estimators, on, seed=self._seed(call), alpha=rate, **options)
+        with _told():
+            found = compare(estimators, on, seed=self._seed(call), alpha=rate, **options)
         self._judge(call, rate, f"compare {len(estimators)} estimators", found.status, found.summary())
         return found
 
@@ -257,39 +280,106 @@ class Lab:
     ) -> "Comparison | None":
         """Fails if the estimator got worse than its baseline; with ``--estimator-lab-update`` writes it instead.
 
+        What is written is tested first, as far as it can be: a claim of unbiasedness that is violated, taken back, or
+        at odds with the baseline before fails the test, and the file stays as it was. The ledger tells what changed.
+        Where estimator and problem can be loaded by name, the file says so and ``estimator-lab baseline`` takes it.
+
         Args:
             estimator: as it is now.
             on: the problem.
             baseline: its file, from the folder of the ini option ``estimator_lab_baselines``; by default named after
                 estimator and problem.
-            budget: draws of a stage at most; of a baseline that is written, 16 times as many.
-            margin: relative shift of the mean that a baseline, when written, plans to find.
+            budget: draws of a stage at most, 256 or more; of a baseline that is written, 16 times as many, and 4 times
+                as many for a ``GradientSampler``. By default as many as it takes to find what is planned, up to 65,536,
+                or 16,384 for gradients of over 1000 coordinates. The ledger tells where a budget is too small for that,
+                and how many would do.
+            margin: shift of the mean, relative to its length or the gradient's, that a baseline, when written, plans
+                to find. The draws that it needs go with its inverse square: 0.3 takes a ninth of those of 0.1.
             increase: share by which a variance rises that it plans to find.
             slower: share by which the time of a draw may rise, on the machine of the baseline; by default not judged.
 
         Returns:
             What was compared; None where the baseline was written.
         """
-        from estimator_lab.baseline import RATIO, Baseline, path_for
-        from estimator_lab.baseline_check import check
+        from estimator_lab.baseline import Baseline, a_pair, enough, ratio
+        from estimator_lab.baseline_names import estimator_name, problem_name
+        from estimator_lab.baseline_origin import path_for
 
-        path = path_for(estimator, on, self.folder) if baseline is None else self.folder / baseline
-        if self.update:
-            most = budget and RATIO * budget
-            new = Baseline.measure(estimator, on, budget=most, margin=margin, increase=increase)
-            if path.exists():
-                new = Baseline.load(path).succeeded(new, "--estimator-lab-update")
-            new.save(path)
-            self._spent(0, 0.0, f"wrote {path.name}", "written")
-            return None
-        if not path.exists():
-            pytest.fail(f"there is no baseline {path}; write it with --estimator-lab-update", pytrace=False)
-        call, rate = self._ledger.grant(self._test)
-        found = check(
-            Baseline.load(path), estimator, on, seed=self._seed(call), alpha=rate, budget=budget, slower=slower
-        )
-        self._judge(call, rate, f"{path.name}: {found.plan}", found.status, found.summary())
+        with _told():
+            a_pair(estimator, on, "hold(estimator, problem)")
+            enough(budget)
+            path = path_for(estimator, on, self.folder) if baseline is None else self.folder / baseline
+            progress = _Progress(self._config, self._test)
+            if self.update:
+                most = budget and ratio(estimator) * budget
+                target = estimator_name(estimator, self.root, self._module)
+                name = "" if on is None else problem_name(on, self.root, self._module)
+                new = Baseline.measure(
+                    estimator,
+                    on,
+                    budget=most,
+                    margin=margin,
+                    increase=increase,
+                    target=target,
+                    named=name,
+                    progress=progress,
+                )
+                self._write(path, new, self._short(new, budget, ratio(estimator)))
+                return None
+            if not path.exists():
+                pytest.fail(f"there is no baseline {path}; write it with --estimator-lab-update", pytrace=False)
+            kept = Baseline.load(path)
+            call, rate = self._ledger.grant(self._test)
+            found = kept.check(
+                estimator, on, seed=self._seed(call), alpha=rate, budget=budget, slower=slower, progress=progress
+            )
+        words = found.summary()
+        if any(m.name == "claim" for m in found.of("vanished")):
+            words += f"\nif that is meant, delete {path} and write it anew with --estimator-lab-update {self._test!r}"
+        elif found.status == "violated" and found.acceptable:
+            words += f"\nif that is meant, write the baseline anew with --estimator-lab-update {self._test!r}"
+        self._judge(call, rate, f"{path.name}: {found.plan}", found.status, words)
         return found
+
+    def _short(self, new: "Baseline", budget: "int | None", ratio: int) -> str:
+        """That later checks will not find what is planned, and what would do instead; empty where they will."""
+        from estimator_lab.conclusion import percent, rounded_up
+
+        rate = share(self._ledger.alpha, max(self._ledger.tests, 1), 1)
+        needed, do = new.needed(rate), new.needed(rate, stored=ratio)
+        if needed <= (budget or math.inf) and math.isfinite(needed):
+            return ""
+        aims = f"a variance up by {percent(new.increase)} and a mean off by {percent(new.margin)}"
+        have = budget or new.replicates // ratio
+        wider = (m for m in WIDER if m > new.margin and replace(new, margin=m).needed(rate) <= have)
+        remedies = [f"budget={rounded_up(do)}"] * math.isfinite(do) + [f"margin={m}" for m in wider][:1]
+        remedy = f"{' or '.join(remedies) or 'no budget'} would do"
+        return f"; too short to find {aims}: {remedy}"
+
+    def _write(self, path: Path, new: "Baseline", short: str) -> None:
+        """Writes a baseline, and says in the ledger what changed; a file that says the same already stays as it is.
+
+        Args:
+            path: of the file.
+            new: what is written.
+            short: what is to be said of its length.
+        """
+        from estimator_lab.baseline import Baseline
+        from estimator_lab.baseline_diff import diff, successor
+        from estimator_lab.errors import UsageError
+
+        what = f"wrote {path.name}"
+        if path.exists():
+            old = Baseline.load(path)
+            if old.claim and not new.claim:
+                raise UsageError(f"the claim to be unbiased was taken back; if that is meant, delete {path} first")
+            changes = diff(old, replace(new, versions=old.versions))
+            if not changes and (old.target, old.on) == (new.target, new.on):
+                return self._spent(0, 0.0, f"{path.name}: nothing but draws changed{short}", "kept")
+            new = successor(old, new, "--estimator-lab-update")
+            what += ": " + ("; ".join(changes.splitlines()) or "with names for the command line")
+        new.save(path)
+        self._spent(0, 0.0, what + short, "written")
 
     def _seed(self, call: int) -> int:
         from estimator_lab.noise import derive_seed
@@ -299,7 +389,42 @@ class Lab:
     def _judge(self, call: int, rate: float, what: str, status: str, words: str) -> None:
         self._spent(call, rate, what, status)
         if status == "violated" or (status == "inconclusive" and self.strict):
-            pytest.fail(f"{words}\nreplay with --estimator-lab-seed={self.seed}", pytrace=False)
+            alone = f"--estimator-lab-alpha={self._ledger.alpha / self._ledger.tests!r}"  # its part, if run by itself
+            replay = f"replay with --estimator-lab-seed={self.seed} {alone} {self._test!r}"
+            pytest.fail(f"{words}\n{replay}", pytrace=False)
 
     def _spent(self, call: int, rate: float, what: str, result: str) -> None:
         self.entries.append(Entry(self._test, call, what, rate, result, self._ledger.tests))
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """A failure that its message explains whole, as that of the test; others keep their traceback."""
+    from estimator_lab.errors import LabError
+
+    try:
+        yield
+    except LabError as error:
+        if error.__cause__ is not None:
+            raise
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
+
+
+class _Progress:
+    """Lines on the terminal, beside what pytest captures, while a call goes on; none in a worker of pytest-xdist."""
+
+    def __init__(self, config: pytest.Config, test: str):
+        self._terminal = config.pluginmanager.get_plugin("terminalreporter")
+        self._capture = config.pluginmanager.get_plugin("capturemanager")
+        self._test, self._began = test, time.monotonic()
+        self._said = self._began
+
+    def __call__(self, label: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self._terminal is None or now - self._said < PATIENCE or not done:
+            return
+        self._said = now
+        told = f"{label}, {done:,} of {total:,} draws after {now - self._began:.0f} s"
+        with self._capture.global_and_fixture_disabled() if self._capture else nullcontext():
+            self._terminal.ensure_newline()
+            self._terminal.write_line(f"{self._test}: {told}")

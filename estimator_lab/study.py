@@ -12,10 +12,11 @@ from torch import nn
 
 from estimator_lab import doors
 from estimator_lab.budget import Budget, in_bytes
-from estimator_lab.chain import Chain, Key
+from estimator_lab.chain import Key
 from estimator_lab.diagnosis import Diagnosis, command_line, environment, ratios
 from estimator_lab.errors import MeasurementError, UsageError, in_a_line
 from estimator_lab.estimator import Estimator, about
+from estimator_lab.estimators import Callback, DropIn
 from estimator_lab.evaluation import find, under_test
 from estimator_lab.expectation import expectation
 from estimator_lab.finding import Finding
@@ -24,6 +25,7 @@ from estimator_lab.noise import MonteCarlo, derive_seed, forked
 from estimator_lab.problem import Problem
 from estimator_lab.sampler import GradientSampler
 from estimator_lab.statistics import Group, Looks, detectable
+from estimator_lab.statistics.gains import explain_by_gains
 from estimator_lab.statistics.verdict import POWER
 from estimator_lab.truth import REPLICATES as TRUTH_REPLICATES
 from estimator_lab.truth import Truth
@@ -101,14 +103,8 @@ class Terms:
             planned=sizes[-1],
             expectation=known,
         )
-        if found.status == "violated" and isinstance(estimator, Estimator) and isinstance(measurement.source, Chain):
-            from estimator_lab.causes import looks_like
-
-            try:
-                found = replace(found, causes=looks_like(estimator, measurement.source.problem))
-            except Exception as error:  # of the user's code, on small problems that it was not written for
-                note = f"what the bias looks like could not be examined: {in_a_line(error)}"
-                found = replace(found, notes=(*found.notes, note))
+        if found.status == "violated":
+            found = replace(found, causes=tuple(c.words for c in explain_by_gains(under_test(record, truth))))
         aim = self.budget.precision
         if aim is None or known or self._settled(groups, looks):
             return found
@@ -327,11 +323,39 @@ def compare(
                 deadline = now + (end - now) / (count - len(findings))
                 found = terms.find(measurement, against, e, problem.label, deadline, progress)
                 findings.append(replace(found, seconds=measurement.pace()))
+                if found.status == "violated":  # what was measured is kept, whatever happens from here on
+                    witnessed = any(f.witness for f in findings if f.estimator == found.estimator)
+                    findings[-1] = _explained(findings[-1], e, problem, deadline, witnessed)
     except BaseException:
         if keep and findings:
             keep(gathered())
         raise
     return gathered()
+
+
+def _explained(found: Finding, estimator: Estimator, problem: Problem, deadline: float, witnessed: bool) -> Finding:
+    """The finding of a violated claim with what it looks like, and with the smallest witness where there is none yet.
+
+    It costs no more than the time that is left. Where problems cannot be changed or summed, what the draws alone tell
+    stays.
+    """
+    from estimator_lab.causes import looks_like
+    from estimator_lab.witness import smallest_witness
+
+    try:
+        causes = looks_like(estimator, problem, seconds=deadline - time.monotonic())
+        found = replace(found, causes=causes or found.causes)
+        own = [problem.sites[0].family] if isinstance(estimator, DropIn | Callback) else None
+        if not witnessed and (
+            witness := smallest_witness(estimator, families=own, seconds=deadline - time.monotonic())
+        ):
+            found = replace(found, witness=witness.code)
+        return found
+    except TimeoutError:
+        note = "no time was left to examine what the bias looks like; lab.name_causes(estimator, problem) does"
+    except Exception as error:  # of the user's code, on small problems that it was not written for
+        note = f"what the bias looks like could not be examined: {in_a_line(error)}"
+    return replace(found, notes=(*found.notes, note))
 
 
 def _budget(budget: int | Budget | None, early: bool) -> Budget:

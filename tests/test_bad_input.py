@@ -311,7 +311,12 @@ def test_an_interrupt_keeps_the_findings_before_it(fails, what):
     Path("mine.py").write_text(surrogate(f"raise {what}"))
     command = ["compare", "Reinforce", "mine.py", "--on", "OneBit", "--replicates", "256", "--out", "kept.json"]
     interrupt = what == "KeyboardInterrupt"
-    fails(4, command, "interrupted" if interrupt else "SystemExit", trace=None if interrupt else "in surrogate")
+    fails(
+        130 if interrupt else 4,
+        command,
+        "interrupted" if interrupt else "SystemExit",
+        trace=None if interrupt else "in surrogate",
+    )
     assert len(Diagnosis.load("kept.json").findings) == 1
 
 

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +12,15 @@ import torch
 from scipy import stats
 
 import estimator_lab as lab
-from estimator_lab import cli
-from estimator_lab.baseline import Baseline, diff, path_for, projected, rounded
-from estimator_lab.baseline_check import Metric, accept, check
+from estimator_lab import baseline, baseline_check, cli
+from estimator_lab.baseline import Baseline
+from estimator_lab.baseline_check import accept, check
+from estimator_lab.baseline_diff import diff, signed, successor
+from estimator_lab.baseline_group import projected, rounded
+from estimator_lab.baseline_metric import Metric, confirmed
+from estimator_lab.baseline_names import estimator_name, problem_name
+from estimator_lab.baseline_origin import path_for
+from estimator_lab.baseline_pace import Pace
 from estimator_lab.baseline_schema import SCHEMA
 from estimator_lab.estimators import DisARM, FittedStraightThrough, LeaveOneOut, MeanField, Reinforce, StraightThrough
 from estimator_lab.statistics import jackknife
@@ -40,6 +48,23 @@ def by_hand(request):
     """Long checks run where they are asked for, with ``-m slow``."""
     if request.node.get_closest_marker("slow") and "slow" not in request.config.option.markexpr:
         pytest.skip("long; run it with -m slow")
+
+
+@pytest.fixture
+def untimed(monkeypatch):
+    """Leaves out the timing of draws; setting ``pace.ratio`` afterwards says what is found."""
+    told = SimpleNamespace(ratio=0.0, error=0.01, seconds=1e-6)
+    for module in (baseline, baseline_check):
+        monkeypatch.setattr(module, "pace", lambda measurement: Pace(told.ratio, told.error, told.seconds))
+    return told
+
+
+@pytest.fixture
+def generator():
+    """Random numbers whose seed is printed, which pytest shows where a test fails."""
+    seed = np.random.SeedSequence().entropy
+    print(f"np.random.default_rng({seed})")
+    return np.random.default_rng(seed)
 
 
 def most(runs, rate):
@@ -116,7 +141,7 @@ def deviates(law, runs, draws, ratio, generator, scale=1.0, shift=0.0, share=Tru
     for stage in range(2):
         means, fresh = reduced(scale * law(generator, runs, draws) + shift)
         for i in range(runs):
-            a, b = Spread.of(fresh[i], draws), Spread.of(stored[i], ratio * draws)
+            a, b = Spread.of(fresh[i], draws, draws), Spread.of(stored[i], ratio * draws, ratio * draws)
             found[0, i, stage] = rise(a, b)
             part = b.value / a.value / ratio if share else 0.0
             found[1, i, stage] = deviate(moved(means[i], stored_means[i].mean(0), part))
@@ -125,60 +150,91 @@ def deviates(law, runs, draws, ratio, generator, scale=1.0, shift=0.0, share=Tru
 
 @pytest.mark.parametrize("law", [normal, skewed])
 @pytest.mark.parametrize("ratio", [1, 16])
-def test_two_stages_raise_as_many_false_alarms_as_stated(law, ratio):
+def test_two_stages_raise_as_many_false_alarms_as_stated(law, ratio, generator):
     runs, draws, alpha = 400, 256, 0.02
-    found = deviates(law, runs, draws, ratio, np.random.default_rng(), share=True)
+    found = deviates(law, runs, draws, ratio, generator, share=True)
     c = threshold(alpha, correlation(1, ratio))
     for metric in found:
         assert (metric.min(-1) > c).sum() <= most(runs, 1.3 * alpha)
 
 
-def test_a_comparison_that_forgets_the_noise_of_the_baseline_is_caught():
-    runs, alpha = 400, 0.02
-    found = deviates(normal, runs, 256, 1, np.random.default_rng(), share=False)
+def test_a_law_whose_draws_are_equally_far_from_their_mean_raises_no_false_alarms(generator):
+    """Two values of equal chance: the variance errs by the mean's square alone, and the jackknife by any factor.
+
+    Without what `Spread.of` adds, both stages reject 3 times in 100 at a rate of 1e-3.
+    """
+    runs, draws, alpha, alarms = 2000, 256, 1e-3, []
+    for extra in (True, False):
+        z = np.empty((runs, 2))
+        for i in range(runs):
+            samples = [reduced(generator.choice([-1.0, 1.0], size=(1, n, 1)))[1][0] for n in (16 * draws, draws, draws)]
+            stored, *fresh = (
+                Spread.of(v, 100, n if extra else math.inf)
+                for v, n in zip(samples, (16 * draws, draws, draws), strict=True)
+            )
+            z[i] = [rise(one, stored) for one in fresh]
+        alarms.append((z.min(-1) > threshold(alpha, correlation(1, 16))).sum())
+    assert alarms[0] <= most(runs, alpha) < alarms[1]
+
+
+def test_a_comparison_that_forgets_the_noise_of_the_baseline_is_caught(generator):
+    runs, alpha = 800, 0.02
+    found = deviates(normal, runs, 256, 1, generator, share=False)
     assert (found[1].min(-1) > threshold(alpha, 0.0)).sum() > most(runs, 1.3 * alpha)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("law", [normal, skewed])
 @pytest.mark.parametrize("ratio", [1, 4, 16])
-def test_two_stages_at_a_small_rate(law, ratio):
-    runs, chunk, alpha, generator = 20_000, 500, 1e-3, np.random.default_rng()
+def test_two_stages_at_a_small_rate(law, ratio, generator):
+    runs, chunk, alpha = 20_000, 500, 1e-3
     c, alarms = threshold(alpha, correlation(1, ratio)), np.zeros(2)
     for _ in range(runs // chunk):
         alarms += (deviates(law, chunk, 512, ratio, generator).min(-1) > c).sum(-1)
     assert (alarms <= most(runs, 1.3 * alpha)).all(), alarms / runs
 
 
-def test_a_rise_of_the_variance_is_found_with_the_planned_power():
+def test_a_rise_of_the_variance_is_found_with_the_planned_power(generator):
     alpha, increase, ratio, runs = 1e-4, 0.25, 16, 300
-    cv2 = float(np.mean((q := (normal(np.random.default_rng(), 1, 10**6)[0] ** 2).sum(1)) ** 2) / q.mean() ** 2 - 1)
+    cv2 = float(np.mean((q := (normal(generator, 1, 10**6)[0] ** 2).sum(1)) ** 2) / q.mean() ** 2 - 1)
     need = fewest(lambda n: rise_power(cv2, n, ratio * n, increase, alpha), 0.99)
     draws = 32 * math.ceil(need / 32)
-    z = deviates(normal, runs, draws, ratio, np.random.default_rng(), scale=math.sqrt(1 + increase))[0]
+    z = deviates(normal, runs, draws, ratio, generator, scale=math.sqrt(1 + increase))[0]
     found = (z.min(-1) > threshold(alpha, correlation(1, ratio))).sum()
     assert runs - found <= most(runs, 0.01)
-    half = deviates(normal, runs, draws // 4, ratio, np.random.default_rng(), scale=math.sqrt(1 + increase))[0]
+    half = deviates(normal, runs, draws // 4, ratio, generator, scale=math.sqrt(1 + increase))[0]
     assert (half.min(-1) <= threshold(alpha, correlation(1, ratio))).sum() > most(runs, 0.01)  # a quarter does not do
 
 
 @pytest.mark.parametrize("direction", [(1.0, 0, 0), (0, 0.6, 0.8)])
-def test_a_shift_of_the_mean_is_found_with_the_planned_power(direction):
+def test_a_shift_of_the_mean_is_found_with_the_planned_power(direction, generator):
     alpha, ratio, runs, bias = 1e-4, 16, 300, 0.25
-    x = normal(np.random.default_rng(), 1, 2**16)
+    x = normal(generator, 1, 2**16)
     means = reduced(x)[0][0]
     spectrum = Spectrum.of(Gram(means @ means.T, 3), 2**16)
-    exact = np.array([1.0, 0.25, 0.01])
-    assert spectrum.trace == pytest.approx(exact.sum(), rel=0.5)
+    low, high = stats.chi2.ppf([CHANCE / 2, 1 - CHANCE / 2], 31) / 31  # of a single coordinate; of three it is narrower
+    assert low < spectrum.trace / (1.0 + 0.25 + 0.01) < high
     need = fewest(lambda n: bias_power(spectrum, n, ratio * n, bias, alpha, 32), 0.99)
     draws = 32 * math.ceil(need / 32)
-    z = deviates(normal, runs, draws, ratio, np.random.default_rng(), shift=bias * np.array(direction))[1]
+    z = deviates(normal, runs, draws, ratio, generator, shift=bias * np.array(direction))[1]
     assert (z.min(-1) <= threshold(alpha, correlation(1, ratio))).sum() <= most(runs, 0.01)
 
 
 def test_fewest_inverts_and_tells_what_cannot_be_had():
     assert fewest(lambda n: 1 - 1 / n, 0.99) == pytest.approx(100, abs=1)
     assert fewest(lambda n: rise_power(2.0, n, 500, 0.1, 1e-4), 0.99) == math.inf  # against so short a baseline
+    assert fewest(lambda n: 1.0, 0.99) == 1
+
+
+def test_the_power_against_a_stored_sample_falls_again_and_the_fewest_draws_are_found_all_the_same():
+    """Stages far longer than the baseline have both its deviate: the second then confirms nothing."""
+
+    def power(n):
+        return bias_power(Spectrum(1.0, 1.0, 1.0, 1.0), n, 2.0**16, 0.157, 4e-8, 32)
+
+    assert power(10**4) > 0.99 > 0.9 > power(2.0**40)
+    found = fewest(power, 0.99)
+    assert power(found) >= 0.99 > power(0.99 * found)
 
 
 # ---------------------------------------------------------------------- files
@@ -198,6 +254,29 @@ def kept():
 
 def leaning():
     return Baseline.measure(StraightThrough(), lab.problems.OneBit(), budget=2**15)
+
+
+def test_a_baseline_is_long_enough_for_one_of_many_checks(untimed):
+    """Planned for a thousandth of the rate, from a pilot and once more from all draws: so the pilot's error is gone."""
+    found = Baseline.measure(DisARM(), lab.problems.QuadraticForm())
+    needed = found.needed(1e-7, stored=16)
+    assert math.isfinite(needed) and 16 * needed <= 1.1 * found.replicates < 4 * 2**16
+    assert found.needed(1e-7) < 1.1 * needed
+    with pytest.raises(AssertionError):
+        assert found.needed(1e-4) > 0.8 * needed  # a plan for a single check is shorter
+
+
+def test_a_black_box_is_drawn_more_sparingly(untimed):
+    """Four draws for each of a stage, which its checks may then be as long as."""
+    calls = []
+    found = Baseline.measure(sampler(["w", "v"]), progress=lambda *told: calls.append(told))
+    assert 4 * found.needed(1e-7, stored=4) <= 1.1 * found.replicates and found.replicates < 16 * 2**10
+    assert calls[-1] == ("step", found.replicates, found.replicates)
+    assert check(found, sampler(["w", "v"])).status == "sound"
+    with pytest.raises(AssertionError):
+        assert 16 * found.needed(1e-7, stored=16) <= 1.1 * found.replicates
+    longer = dataclasses.replace(found, margin=1e-4, replicates=2**19)
+    assert check(longer, sampler(["w"]), budget=None).replicates == 2**17
 
 
 def test_a_file_is_small_sorted_and_read_back(kept, tmp_path):
@@ -261,12 +340,14 @@ def test_a_file_of_schema_0_is_read(kept, tmp_path):
     ("text", "told"),
     [
         ("{", "truncated or no JSON"),
+        ("[" * 100_000, "truncated or no JSON"),
         ("[]", "no baseline"),
         ('{"format": "estimator_lab diagnosis", "schema": 2}', "no baseline"),
         ('{"format": "estimator_lab baseline", "schema": 99}', "has schema 99, this version reads 0 to 1"),
+        ('{"format": "estimator_lab baseline", "schema": true}', "has schema True"),
         ('{"format": "estimator_lab baseline"}', "has schema None"),
-        ('{"format": "estimator_lab baseline", "schema": 1}', "lacks something"),
-        ('{"format": "estimator_lab baseline", "schema": 0}', "lacks something"),
+        ('{"format": "estimator_lab baseline", "schema": 1}', "it lacks estimator"),
+        ('{"format": "estimator_lab baseline", "schema": 0}', "no baseline of the schema 0"),
     ],
 )
 def test_a_corrupt_or_foreign_file_is_told(tmp_path, text, told):
@@ -276,6 +357,66 @@ def test_a_corrupt_or_foreign_file_is_told(tmp_path, text, told):
         Baseline.load(path)
     with pytest.raises(lab.UsageError, match="cannot read"):
         Baseline.load(tmp_path / "none.json")
+
+
+DAMAGE = [
+    ("variance", math.nan, "NaN is no number of JSON"),
+    ("variance", None, "a number is missing, negative or infinite in the group 'unit x'"),
+    ("variance", -1.0, "negative"),
+    ("variance", "abc", r"groups\[0\].variance is 'abc'"),
+    ("variance", 0.0, "do not fit"),
+    ("error", None, "do not fit"),
+    ("error", -1.0, "do not fit"),
+    ("freedom", 0, "negative"),
+    ("freedom", 31.5, r"groups\[0\].freedom is 31.5"),
+    ("mean", [], "its mean has another length"),
+    ("mean", [None], "missing"),
+    ("mean", "abc", "is no list"),
+    ("spectrum", [1, 2], "is no list of 4"),
+    ("name", 3, "is 3"),
+    ("estimable", "no", "is 'no'"),
+    ("replicates", 0, "replicates is not positive"),
+    ("replicates", "many", "replicates is 'many'"),
+    ("margin", None, "margin or increase"),
+    ("reference", "nothing", "reference is 'nothing'"),
+    ("wrt", ["nothing"], "wrt is"),
+    ("groups", [], "it holds no group"),
+    ("keys", "abc", "keys is no list"),
+    ("claim", "yes", "claim is 'yes'"),
+    ("history", ["x"], r"history\[0\] is no object"),
+    ("machine", None, "machine is no object"),
+    ("weights", {"theta": [1]}, "no shape and length"),
+]
+
+
+@pytest.fixture(scope="module")
+def leaning_file():
+    return json.loads(leaning().to_json())
+
+
+@pytest.mark.parametrize(("key", "value", "told"), DAMAGE)
+def test_a_file_whose_numbers_no_baseline_has_is_refused(leaning_file, tmp_path, key, value, told):
+    data = json.loads(json.dumps(leaning_file))
+    (data if key in data else data["groups"][0])[key] = value
+    (tmp_path / "a.json").write_text(json.dumps(data))
+    with pytest.raises(lab.UsageError, match=told):
+        Baseline.load(tmp_path / "a.json")
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(kept, tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    kept.save(path)
+
+    def full(self, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.replace", full)
+    with pytest.raises(lab.UsageError, match="No space left"):
+        dataclasses.replace(kept, margin=0.5).save(path)
+    assert Baseline.load(path) == kept and [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(lab.UsageError, match="cannot write"):
+        kept.save(tmp_path / "file" / "a.json")
 
 
 def test_names_of_files_tell_arguments_apart():
@@ -296,6 +437,26 @@ def test_levels_that_mean_nothing_are_refused(kept):
         Baseline.measure(Reinforce(), lab.problems.OneBit(), margin=0)
     with pytest.raises(lab.UsageError, match="alpha is between"):
         kept.check(Reinforce(), lab.problems.TwoLayer(), alpha=1.0)
+    for few in (0, 1, 100):
+        with pytest.raises(lab.UsageError, match="at least 256 draws"):
+            kept.check(Reinforce(), lab.problems.TwoLayer(), budget=few)
+        with pytest.raises(lab.UsageError, match="at least 256 draws"):
+            Baseline.measure(Reinforce(), lab.problems.OneBit(), budget=few)
+
+
+def test_what_is_no_pair_is_told_at_every_door(kept):
+    problem = lab.problems.TwoLayer()
+    for call in (kept.check, Baseline.measure, lambda *pair: accept(kept, *pair, reason="meant")):
+        with pytest.raises(lab.UsageError, match="Reinforce is a class; pass an object of it, such as Reinforce"):
+            call(Reinforce, problem)
+        with pytest.raises(lab.UsageError, match="TwoLayer is a class"):
+            call(Reinforce(), lab.problems.TwoLayer)
+        with pytest.raises(lab.UsageError, match="is a problem and no estimator; the order is"):
+            call(problem, Reinforce())
+        with pytest.raises(lab.UsageError, match="name the problem"):
+            call(Reinforce())
+        with pytest.raises(lab.UsageError, match="brings its own problem"):
+            call(sampler(["w"]), problem)
 
 
 # ---------------------------------------------------------------------- what a check finds
@@ -313,10 +474,26 @@ def test_unchanged_code_is_sound_and_the_plan_is_told(kept):
     assert json.loads(found.to_json())["status"] == "sound"
 
 
-def test_too_small_a_budget_is_told_with_its_power(kept):
+def test_what_could_not_have_been_seen_is_not_sound(kept):
     found = kept.check(Reinforce(), lab.problems.TwoLayer(), budget=1024)
     assert any("would find what is planned with probability 0.99" in note for note in found.notes)
-    assert min(m.power for m in found.metrics if m.name == "mean") < 0.9
+    assert found.status == "inconclusive" and found.passed() and not found.passed(strict=True)
+    powers = {(m.group, m.name): m.power for m in found.metrics if m.power == m.power}
+    blind = {(m.group, m.name) for m in found.of("inconclusive")}
+    assert blind == {key for key, power in powers.items() if power < 0.5} != set()
+    told = re.search(r"mean of .*: 1,024 draws find a shift of 10 % .* only; ([\d,]+) would do", found.summary())
+    assert int(told[1].replace(",", "")) > 1024
+    short = dataclasses.replace(kept, replicates=2**10, increase=0.01)
+    told = short.check(Reinforce(), lab.problems.TwoLayer(), budget=1024).summary()
+    assert "find a rise of 1 % with probability 0 only; save a baseline of more draws" in told
+
+
+def test_a_longer_baseline_has_longer_checks(untimed):
+    """By default a stage is as long as it was planned to be when the baseline was written, with whatever budget."""
+    problem = lab.problems.OneBit()
+    old = dataclasses.replace(Baseline.measure(DisARM(), problem, budget=2**10), margin=1e-4)
+    assert check(old, DisARM(), problem).replicates == 2**16
+    assert check(dataclasses.replace(old, replicates=2**21), DisARM(), problem).replicates == 2**17
 
 
 def test_a_variance_that_rose_fails_and_one_that_fell_does_not():
@@ -355,7 +532,37 @@ def test_a_mean_that_moves_fails_although_it_was_biased_before():
     assert old.reference == "baseline"
     assert check(old, StraightThrough(), problem, seed=1).status == "sound"
     found = check(old, Flatter(), problem)
-    assert "worse" in verdicts(found, "mean").values() and "of its length" in found.summary()
+    assert "worse" in verdicts(found, "mean").values()
+    for metric in found.of("worse"):
+        kept = next(g for g in old.groups if g.name == metric.group)
+        longer = math.hypot(*kept.mean) > kept.norm
+        assert ("of its length" if longer else "of the gradient's norm") in metric.words
+
+
+class Long(StraightThrough):
+    """Ten times the mean of straight-through, and so much longer than the gradient."""
+
+    gain = 10.0
+
+    def surrogate(self, site, downstream):
+        loss = super().surrogate(site, downstream)
+        return self.gain * loss - (self.gain - 1) * loss.detach()
+
+
+def test_a_shift_is_relative_to_the_longer_of_gradient_and_mean(untimed):
+    """A mean many times as long as the gradient moves by 10 % of itself: that is planned for, and told so."""
+    problem, moved = lab.problems.QuadraticForm(), Long()
+    old = Baseline.measure(Long(), problem)
+    (group,) = old.groups
+    assert old.scale(group) == pytest.approx(math.hypot(*group.mean)) and old.scale(group) > 5 * group.norm
+    moved.gain = 11.0
+    found = check(old, moved, problem)
+    (metric,) = (m for m in found.metrics if m.name == "mean")
+    assert metric.verdict == "worse" and metric.now == pytest.approx(0.1, abs=0.03)
+    assert "% of its length" in metric.words and "worse: mean" in found.summary()
+    assert "mean moved by" in diff(old, Baseline.measure(moved, problem))
+    still = dataclasses.replace(old, groups=(dataclasses.replace(group, mean=(1e-9,) * group.size, norm=0.0),))
+    assert still.scale(still.groups[0]) == 0 and math.isnan(still.power(still.groups[0], "mean", 2**12, 1e-5))
 
 
 def test_a_bias_that_shrinks_is_better():
@@ -368,6 +575,25 @@ def test_a_bias_that_shrinks_is_better():
 
     found = check(leaning(), Half(), lab.problems.OneBit())
     assert verdicts(found, "mean") == {"unit x": "better"}, found.summary()
+
+
+def test_only_what_may_be_meant_can_be_accepted(kept):
+    """A mean that is wrong under a claim is refused by a new baseline, too; a variance that rose is not."""
+
+    class Undefined(Reinforce):
+        def surrogate(self, site, downstream):
+            return super().surrogate(site, downstream) * math.nan
+
+    problem, twice = lab.problems.TwoLayer(), Scaled()
+    twice.factor = 2.0
+    assert not kept.check(twice, problem).acceptable and not kept.check(Undefined(), problem).acceptable
+    with pytest.raises(lab.UsageError, match="claims to be unbiased and is not"):
+        accept(kept, twice, problem, reason="meant", budget=2**14)
+    quiet = dataclasses.replace(
+        kept, groups=tuple(dataclasses.replace(g, variance=g.variance / 2) for g in kept.groups)
+    )
+    found = quiet.check(Reinforce(), problem)
+    assert found.status == "violated" and found.acceptable
 
 
 def test_a_claim_that_is_taken_back_fails(kept):
@@ -386,6 +612,7 @@ def test_gradients_that_are_not_finite_fail(kept):
     found = kept.check(Saturated(), lab.problems.TwoLayer())
     assert [m.verdict for m in found.metrics] == ["non-finite"] and found.status == "violated"
     assert "NaN or infinite" in found.summary()
+    assert "stopped there: nothing was compared" in found.summary() and " 0 draws" not in found.summary()
 
 
 def sampler(names, scale=1.0):
@@ -413,13 +640,69 @@ def test_a_variance_of_zero_that_appears_or_is_lost_fails():
     assert still.groups[0].still and check(still, MeanField(), problem).status == "sound"
     found = check(still, StraightThrough(), problem)
     assert verdicts(found, "variance") == {"unit x": "appeared"}
-    assert verdicts(check(leaning(), MeanField(), problem), "variance") == {"unit x": "vanished"}
+    dead = check(leaning(), MeanField(), problem)
+    assert verdicts(dead, "variance") == {"unit x": "vanished"}
+    assert "mean of unit x is not comparable: all its draws are alike now" in dead.summary()
+    assert "mean of unit x is not comparable: all its draws were alike" in found.summary()
 
     class Off(MeanField):
         def surrogate(self, site, downstream):
             return 1.01 * super().surrogate(site, downstream)
 
     assert verdicts(check(still, Off(), problem), "mean") == {"unit x": "worse"}
+
+
+class Rare(MeanField):
+    """A term of mean zero in about one draw of a few hundred."""
+
+    chance = 1 / 300
+
+    def surrogate(self, site, downstream):
+        u = site.uniform()[..., 0]
+        return super().surrogate(site, downstream) + site.inject(torch.where(u < self.chance, 1.0, 0.0)[..., None])
+
+
+def test_draws_that_a_short_baseline_did_not_meet_prove_nothing():
+    """With 256 draws kept and 16,384 drawn, all of 50 that vary are fresh ones with a chance of 0.46."""
+    problem = lab.problems.OneBit()
+    never = Baseline.measure(MeanField(), problem)
+    assert verdicts(check(never, Rare(), problem), "variance") == {"unit x": "appeared"}  # it drew no random number
+    still = dataclasses.replace(
+        never, replicates=256, groups=tuple(dataclasses.replace(g, carried=256.0) for g in never.groups)
+    )
+    found = check(still, Rare(), problem, budget=2**14)
+    assert verdicts(found, "variance") == {"unit x": "inconclusive"}, found.summary()
+    assert verdicts(check(still, StraightThrough(), problem), "variance") == {"unit x": "appeared"}
+    long = dataclasses.replace(still, replicates=2**18)
+    assert verdicts(check(long, Rare(), problem, budget=2**14), "variance") == {"unit x": "appeared"}
+
+
+def test_a_variance_that_one_batch_carries_is_inconclusive(untimed):
+    rare, problem = Rare(), lab.problems.OneBit()
+    rare.__dict__["chance"] = 1 / 1024
+    for seed in range(6):
+        old = Baseline.measure(rare, problem, seed=seed, budget=1024)
+        assert old.groups[0].still or not old.groups[0].estimable
+        assert old == Baseline.measure(rare, problem, seed=seed, budget=1024)
+        assert check(old, rare, problem, seed=seed, budget=1024).passed()
+
+
+def test_a_rise_against_a_shorter_baseline_needs_draws_that_carry_it(untimed):
+    """Of two samples of a heavy tail the shorter one seems to have the smaller variance."""
+    problem = lab.problems.QuadraticForm()
+    old = Baseline.measure(LeaveOneOut(4), problem, budget=2**11)
+    old = dataclasses.replace(old, margin=0.01)  # plans for more than it has
+    group = dataclasses.replace(old.groups[0], variance=old.groups[0].variance / 2)
+
+    def found(carried, budget):
+        doctored = dataclasses.replace(old, groups=(dataclasses.replace(group, carried=carried),))
+        metrics = check(doctored, LeaveOneOut(4), problem, budget=budget).metrics
+        return next(m for m in metrics if m.name == "variance")
+
+    long = 2**13
+    assert [found(c, long).verdict for c in (99.0, 101.0, 2000.0)] == ["inconclusive", "worse", "worse"]
+    assert found(101.0, long).threshold > found(2000.0, long).threshold
+    assert found(99.0, 2**10).verdict == "worse"
 
 
 def test_a_variance_that_may_be_infinite_is_inconclusive():
@@ -437,21 +720,33 @@ def test_a_variance_that_may_be_infinite_is_inconclusive():
     assert "not estimable" in found.summary()
 
 
-def test_time_is_judged_on_the_same_machine_only_and_where_it_is_asked_for():
+def test_time_is_judged_on_the_same_machine_only_and_where_it_is_asked_for(untimed):
+    problem, few = lab.problems.OneBit(), {"budget": 2**10}
+    old = Baseline.measure(DisARM(), problem, **few)
+    assert verdicts(check(old, DisARM(), problem, **few), "seconds") == {}
+    untimed.ratio = math.log(2)
+    found = check(old, DisARM(), problem, **few, slower=0.5)
+    assert verdicts(found, "seconds") == {"": "worse"} and "+100 %" in found.summary()
+    assert verdicts(check(old, DisARM(), problem, **few, slower=1.5), "seconds") == {"": "same"}
+    untimed.error = 0.2  # a busy machine
+    assert verdicts(check(old, DisARM(), problem, **few, slower=0.5), "seconds") == {"": "same"}
+    for other in ({"machine": {**old.machine, "identity": "other"}}, {"pace": math.nan}):
+        elsewhere = check(dataclasses.replace(old, **other), DisARM(), problem, **few, slower=0.5)
+        assert verdicts(elsewhere, "seconds") == {} and elsewhere.passed()
+        assert "the time of a draw is not judged: the baseline was" in elsewhere.summary()
+
+
+def test_a_slower_estimator_is_found_and_an_unchanged_one_is_not():
     class Slow(DisARM):
         def surrogate(self, site, downstream):
             for _ in range(10):
                 downstream(site.sample())
             return super().surrogate(site, downstream)
 
-    problem = lab.problems.TwoLayer()
-    old = Baseline.measure(DisARM(), problem, budget=2**10)
-    assert verdicts(check(old, Slow(), problem, budget=2**10), "seconds") == {}
-    found = check(old, Slow(), problem, budget=2**10, slower=1.0)
-    assert verdicts(found, "seconds") == {"": "worse"}, found.summary()
-    assert verdicts(check(old, DisARM(), problem, budget=2**10, slower=20.0), "seconds") == {"": "same"}
-    elsewhere = dataclasses.replace(old, machine={**old.machine, "identity": "other"})
-    assert verdicts(check(elsewhere, Slow(), problem, budget=2**10, slower=1.0), "seconds") == {"": "inconclusive"}
+    problem, few = lab.problems.TwoLayer(), {"budget": 2**10}
+    old = Baseline.measure(DisARM(), problem, **few)
+    assert verdicts(check(old, Slow(), problem, **few, slower=1.0), "seconds") == {"": "worse"}
+    assert verdicts(check(old, DisARM(), problem, **few, slower=20.0), "seconds") == {"": "same"}
 
 
 def test_it_holds_across_dtypes():
@@ -481,13 +776,24 @@ def test_another_problem_is_told(kept):
         kept.check(Reinforce())
 
 
+def test_other_names_are_noted(untimed):
+    problem = lab.problems.QuadraticForm()
+    old = Baseline.measure(LeaveOneOut(4), problem, budget=2**12)
+    same = check(old, LeaveOneOut(4), problem, budget=2**10)
+    assert not [note for note in same.notes if "the baseline is of" in note]
+    found = check(old, LeaveOneOut(3), lab.problems.QuadraticForm(target=0.4), budget=2**10)
+    assert found.problem == repr(lab.problems.QuadraticForm(target=0.4))
+    told = found.summary()
+    assert "note: the baseline is of the estimator LeaveOneOut(paths=4)" in told
+    assert f"note: the baseline is of the problem {problem!r}" in told
+
+
 def test_a_suspicion_needs_both_stages():
     nan = math.nan
-    first = Metric("unit x", "variance", "suspect", 1.0, 2.0, 5.0, nan, 3.0, nan, "")
-    from estimator_lab.baseline_check import _confirmed
+    first = Metric("unit x", "variance", "suspect", "", 1.0, 2.0, 5.0, threshold=3.0)
 
     def second(word, z):
-        return _confirmed(first, dataclasses.replace(first, verdict=word, first=z))
+        return confirmed(first, dataclasses.replace(first, verdict=word, first=z))
 
     assert second("suspect", 4.0).verdict == "worse" and second("suspect", 4.0).second == 4.0
     assert second("same", 1.0).verdict == "same"
@@ -497,12 +803,20 @@ def test_a_suspicion_needs_both_stages():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("estimator", [DisARM(), StraightThrough()])
-def test_whole_checks_raise_as_many_false_alarms_as_stated(estimator):
-    runs, alpha, problem = 80, 0.1, lab.problems.QuadraticForm()
+def test_whole_checks_raise_as_many_false_alarms_as_stated(estimator, untimed, generator):
+    """A new baseline for every run, and all of ``check``: two metrics, with the mean of ST held against the baseline.
+
+    Two metrics at half the rate each raise 0.19 if they are independent. Found in two runs of
+    ``OMP_NUM_THREADS=1 pytest -s -m slow -k whole tests/test_baseline.py`` (144 s of processor time): straight-through
+    39 and 48 of 250, DisARM 42 of 250; that is 0.174 and 0.168, with standard errors of 0.017 and 0.024.
+    """
+    runs, alpha, problem = 250, 0.2, lab.problems.QuadraticForm()
     alarms = 0
-    for seed in range(runs):
-        old = Baseline.measure(estimator, problem, seed=int(np.random.default_rng().integers(2**60)), budget=2**13)
-        alarms += check(old, estimator, problem, seed=seed, budget=2**10, alpha=alpha).status == "violated"
+    for _ in range(runs):
+        first, second = map(int, generator.integers(2**60, size=2))
+        old = Baseline.measure(estimator, problem, seed=first, budget=2**13, alpha=1e-7)  # refuses none by chance
+        alarms += check(old, estimator, problem, seed=second, budget=2**10, alpha=alpha).status == "violated"
+    print(f"{estimator}: {alarms} of {runs} runs at {alpha}")
     assert alarms <= most(runs, alpha)
 
 
@@ -522,6 +836,53 @@ def test_differences_are_readable_and_noise_is_left_out():
         accept(old, LeaveOneOut(3), problem, reason=" ")
 
 
+def test_a_claim_holds_the_mean_still_where_no_truth_is_exact(untimed):
+    """The truth of a black box is another one here: only the older baseline can tell."""
+
+    def step(shift):
+        def draw():
+            return {"w": torch.randn(3, dtype=torch.float64) + shift}
+
+        return lab.GradientSampler(draw, lab.GradientSampler(draw), "step", unbiased=True)
+
+    old, again, other = (Baseline.measure(step(s), seed=i, budget=2**12) for i, s in enumerate((1.0, 1.0, 1.3)))
+    assert old.reference == "baseline" and diff(old, again) == ""
+    assert successor(old, again, "drawn again").history[0]["replaced"] == "drawn again"
+    assert "mean moved by" in diff(old, other)
+    with pytest.raises(lab.UsageError, match="its mean moved at weight w"):
+        successor(old, other, "why not")
+    assert successor(old, dataclasses.replace(other, claim=False), "it is biased").claim is False
+
+
+def test_a_mean_that_moves_in_many_coordinates_is_told(untimed):
+    """A shift as large as the noise of both means together: in 100 coordinates that is far beyond chance."""
+    theta = torch.linspace(-1, 1, 100, dtype=torch.float64)
+    problem = lab.Objective(lab.Bernoulli(), theta, lambda b: (b * (b - 0.3)).sum(-1), "apart")
+    old, new = (Baseline.measure(StraightThrough(), problem, seed=s, budget=2**10) for s in (0, 1))
+    assert "mean" not in diff(old, new)
+    (group,) = new.groups
+    shift = 1.2 * math.sqrt(2 * group.spectrum[0] / new.replicates / 100)
+    moved_one = dataclasses.replace(group, mean=tuple(m + shift for m in group.mean))
+    assert "mean moved" in diff(old, dataclasses.replace(new, groups=(moved_one,)))
+
+
+def test_relative_changes_are_whole_numbers_from_a_hundred_percent_on():
+    told = [signed(x) for x in (0.0413, -0.25, 0.994, 0.9951, 1.561, 1234.5)]
+    assert told == ["+4.1 %", "-25 %", "+99 %", "+100 %", "+156 %", "+123,450 %"]
+
+
+def test_gradients_that_are_gone_or_new_are_told(untimed):
+    old, new = (Baseline.measure(sampler(names), budget=2**10) for names in (["w", "v"], ["w", "u"]))
+    assert diff(old, new).splitlines() == ["the gradient weight v vanished", "the gradient weight u appeared"]
+
+
+def test_what_a_file_has_as_null_is_told_as_none(kept):
+    lost = dataclasses.replace(kept, losses=math.nan, claim=None)
+    told = diff(kept, lost)
+    assert told.splitlines() == ["claim: True -> none", f"losses: {kept.losses} -> none"]
+    assert f"losses: none -> {kept.losses}" in diff(lost, kept)
+
+
 # ---------------------------------------------------------------------- the command line
 def test_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -532,7 +893,8 @@ def test_command_line(tmp_path, monkeypatch, capsys):
 
     assert run("check")[0] == 3
     few = ("--replicates", 2**14)
-    assert run("save", "DisARM", "--on", "OneBit", *few)[0] == 0
+    code, told = run("save", "DisARM", "--on", "OneBit", *few)
+    assert code == 0 and re.search(r"16,384 draws; a check needs \d,\d{3}\n", told.out)
     (path,) = tmp_path.glob("baselines/*.json")
     assert path.name.startswith("disarm--one-bit-")
     code, told = run("save", "DisARM", "--on", "OneBit", *few)
@@ -548,6 +910,7 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     other.write_text(json.dumps(data))
     code, told = run("check", other)
     assert code == 1 and "worse: variance of unit x" in told.out
+    assert f"if that is meant: estimator-lab baseline accept {other} --reason" in told.out
     code, told = run("diff", path, other)
     assert code == 0 and "variance" in told.out
     code, told = run("accept", other, "--reason", "half was wrong", *few)
@@ -555,13 +918,155 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     assert run("check", other, "--replicates", 4096)[0] == 0
     assert run("diff", other, path)[1].out.strip() in ("no difference beyond the noise", "")
 
+    (tmp_path / "broken.json").write_text("{")
+    gone = json.loads(path.read_text()) | {"target": "gone.py:Mine"}
+    (tmp_path / "gone.json").write_text(json.dumps(gone))
+    files = ("broken.json", "gone.json", path)
+    code, told = run("check", *files, "--replicates", 2**14)  # what cannot be checked does not hide the rest
+    assert code == 3 and "broken.json is truncated" in told.err and "gone.py" in told.err
+    assert "3 baselines: 1 sound, 0 violated, 0 inconclusive, 2 not checked" in told.out
+    code, told = run("check", *files, "--json", "--replicates", 2**14)
+    assert code == 3 and json.loads(told.out)["status"] == "failed"
+    assert "truncated" in json.loads(told.out)["comparisons"][0]["error"]
     code, told = run("save", "Reinforce", "--on", "Gaussian")
     assert code == 3
     python = Baseline.measure(DisARM(), lab.problems.OneBit(), budget=1024)
     python.save("python.json")
-    code, told = run("check", "python.json")
-    assert code == 3 and "saved from Python" in told.err
+    python.save("second.json")
+    code, told = run("check", "python.json", "second.json")
+    assert code == 3 and "does not name its estimator" in told.err and told.err.count("\n") == 1
+    assert "(so do 1 more: second.json)" in told.err
+    dataclasses.replace(python, target="DisARM()").save("python.json")
+    assert "does not name its problem" in run("check", "python.json")[1].err
     assert run("accept", path)[0] == 3  # a reason is needed
+
+
+def test_files_of_a_folder_that_name_nothing_are_left_to_the_tests(tmp_path, monkeypatch, capsys, untimed):
+    monkeypatch.chdir(tmp_path)
+    found = Baseline.measure(DisARM(), lab.problems.OneBit(), budget=2**14)
+    for name in ("a", "b"):
+        found.save(f"baselines/{name}.json")
+    dataclasses.replace(found, target="DisARM").save("baselines/c.json")
+    few = ["--replicates", "8192"]
+    assert cli.main(["baseline", "check", *few]) == 3
+    told = capsys.readouterr()
+    assert "nothing to check in baselines: 3 baselines that do not name estimator and problem" in told.err
+    dataclasses.replace(found, target="DisARM", on="OneBit").save("baselines/d.json")
+    assert cli.main(["baseline", "check", *few]) == 0
+    told = capsys.readouterr()
+    assert told.out.count("left out: 3 baselines") == 1 and "which hold them themselves" in told.out
+    assert "1 baseline: 1 sound" in told.out and not told.err
+    assert cli.main(["baseline", "check", "--json", *few]) == 0
+    assert json.loads(capsys.readouterr().out)["left"] == [f"baselines/{name}.json" for name in "abc"]
+    assert cli.main(["baseline", "check", "baselines", "baselines/a.json", *few]) == 3  # named, and so refused
+    assert "baselines/a.json was saved from Python and does not name its estimator" in capsys.readouterr().err
+
+
+STEP = """
+import torch
+import estimator_lab as lab
+
+def draw():
+    return {"w": 1 + torch.randn(3, dtype=torch.float64)}
+
+def step():
+    return lab.GradientSampler(draw, {"w": torch.ones(3)}, "step", unbiased=True)
+"""
+
+
+def test_a_step_is_saved_without_a_problem(tmp_path, monkeypatch, capsys, untimed):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(STEP)
+    assert cli.main(["baseline", "save", "own.py:step"]) == 0
+    assert capsys.readouterr().out.count("a check needs") == 1
+    assert cli.main(["baseline", "check", "--strict"]) == 0
+    assert cli.main(["baseline", "save", "own.py:step", "--on", "OneBit"]) == 3
+    told = capsys.readouterr().err
+    assert "own.py:step is a GradientSampler and brings its own problem; save it without --on" in told
+    short = ["--margin", "0.02", "--folder", "short", "--replicates"]
+    assert cli.main(["baseline", "save", "own.py:step", *short, "256"]) == 0
+    (more,) = re.findall(r"too few to find what is planned: save it with --replicates (\d+)", capsys.readouterr().out)
+    assert cli.main(["baseline", "save", "own.py:step", *short, more, "--force"]) == 0
+    assert "a check needs" in capsys.readouterr().out
+
+
+def test_a_change_that_cannot_be_meant_is_not_to_be_accepted(tmp_path, monkeypatch, capsys, untimed):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(STEP)
+    assert cli.main(["baseline", "save", "own.py:step"]) == 0
+    (tmp_path / "own.py").write_text(STEP.replace("1 + torch", "2 + torch"))
+    assert cli.main(["baseline", "check"]) == 1
+    told = capsys.readouterr().out
+    assert "where it claims none" in told and "if that is meant" not in told
+
+
+def test_diff_informs_and_says_so(kept, tmp_path, capsys):
+    dataclasses.replace(kept, losses=math.nan).save(tmp_path / "b.json")
+    kept.save(tmp_path / "a.json")
+    assert cli.main(["baseline", "diff", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 0
+    assert "-> none" in capsys.readouterr().out
+    cli.main(["baseline", "diff", "--help"])
+    assert "returns 0 whatever it finds" in " ".join(capsys.readouterr().out.split())
+
+
+OWN = """
+import estimator_lab as lab
+
+PROBLEM = lab.problems.OneBit(0.3)
+"""
+
+
+def test_files_are_found_from_the_working_directory_and_from_the_baseline(tmp_path, monkeypatch, capsys, untimed):
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    (project / "tests").mkdir(parents=True)
+    elsewhere.mkdir()
+    (project / "tests" / "own.py").write_text(OWN)
+    found = Baseline.measure(
+        DisARM(), lab.problems.OneBit(0.3), budget=2**14, target="DisARM", named="tests/own.py:PROBLEM"
+    )
+    found.save(project / "tests" / "baselines" / "a.json")
+    found.save(elsewhere / "a.json")
+    monkeypatch.chdir(elsewhere)
+    assert cli.main(["baseline", "check", "../project/tests/baselines/a.json", "--replicates", "8192"]) == 0
+    assert cli.main(["baseline", "check", "a.json"]) == 3
+    assert "names tests/own.py:PROBLEM, and there is no file tests/own.py in the working" in capsys.readouterr().err
+    monkeypatch.chdir(project)
+    assert cli.main(["baseline", "check", "../elsewhere/a.json", "--replicates", "8192"]) == 0
+
+
+def test_what_can_be_loaded_has_a_name(tmp_path, monkeypatch):
+    (tmp_path / "named_here.py").write_text(OWN + MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    import named_here
+
+    assert estimator_name(LeaveOneOut(3), tmp_path) == "LeaveOneOut(paths=3)"
+    assert problem_name(lab.problems.TwoLayer(), tmp_path) == repr(lab.problems.TwoLayer())
+    assert problem_name(named_here.HELD, tmp_path) == "named_here.py:HELD"
+    assert estimator_name(named_here.Mine(gain=2.0), tmp_path) == "named_here.py:Mine(gain=2.0)"
+    assert estimator_name(named_here.Mine(gain=2.0), tmp_path / "other") == "named_here:Mine(gain=2.0)"
+    assert problem_name(named_here.Unseen(numbers=torch.ones(2)), tmp_path) == ""
+    assert problem_name(named_here.VOTES, tmp_path, named_here) == "named_here.py:VOTES"
+    assert estimator_name(Scaled(), tmp_path) == "test_baseline:Scaled(baseline=None)"
+
+
+MINE = """
+from dataclasses import dataclass
+import torch
+
+@dataclass(frozen=True)
+class Mine(lab.estimators.Reinforce):
+    gain: float = 1.0
+
+    def __repr__(self):
+        return f"Mine(gain={self.gain})"
+
+@dataclass(frozen=True)
+class Unseen(lab.problems.OneBit):
+    numbers: torch.Tensor = None
+
+HELD = Unseen(0.1, numbers=torch.ones(3))
+VOTES = lab.Objective(lab.Bernoulli(), torch.ones(3), lambda b: b.mean(-1), "votes")
+"""
 
 
 def test_strict_on_the_command_line(tmp_path, monkeypatch, capsys):

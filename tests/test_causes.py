@@ -6,38 +6,40 @@ coordinates and probes together.
 
 import dataclasses
 import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from mutants import CAUSES, KINDS, gaussian, relaxed, score, straight_through
+from mutants import CAUSES, KINDS, antithetic, callers, draws, gaussian, relaxed, score
+from mutants_held_out import FIRST, HELD_OUT, BaselineAdded, TwinOfTheNeighbour
 
 import estimator_lab as lab
-from estimator_lab.causes import ADDED, FACTORS, _Broken, _exactly, _Moved, _Probe, _terms
+from estimator_lab import bias_terms, causes
+from estimator_lab import witness as witness_module
+from estimator_lab.bias_terms import ADDED, FACTORS, terms
 from estimator_lab.chain import Chain
+from estimator_lab.conformance import checks
+from estimator_lab.conformance.points import LAWS
 from estimator_lab.diagnosis import Diagnosis
-from estimator_lab.estimators import ESTIMATORS, Exact, Reinforce, StraightThrough
+from estimator_lab.estimators import ESTIMATORS, DisARM, Exact, LeaveOneOut, Reinforce, StraightThrough
+from estimator_lab.families import Bernoulli, Categorical
+from estimator_lab.small_means import DRAWS, Moved, exactly, probes
+from estimator_lab.statistics.candidates import Bias, Candidate, Place, best, fits
+from estimator_lab.statistics.gains import _called
 
 CLEAR = (
-    score.DoubledScore,
-    score.DividedByBatch,
-    score.SelfIncludingBaseline,
-    score.WrongSign,
-    score.ScoreOfTheProbability,
-    score.ConstantOfTheScore,
-    score.BaselineOfTheMean,
-    score.NormalisedAdvantage,
-    score.SingletonLeftOut,
     score.RunningBaseline,
-    score.DetachedLoss,
     score.SinglePrecision,
-    relaxed.LaterLayersAtTheirMeans,
-    relaxed.LeakingControlVariate,
-    gaussian.MissingPrecision,
-    gaussian.PathAndScore,
-    straight_through.ExtraDetach,
+    score.MissingDetach,
+    relaxed.TemperatureMultiplied,
+    callers.RelativeLoss,
 )
-"""At least one of most causes: each of them has to be named. All mutants are run by hand."""
+"""At least one of most causes that the phrases below leave: each of them has to be named. All are run by hand."""
 
 
 @pytest.fixture(autouse=True)
@@ -72,12 +74,20 @@ def test_names_the_true_cause_of_all():
     assert rate(KINDS) >= 0.8
 
 
-QUICK = [
-    e
-    for e in ESTIMATORS
-    if e.unbiased is False
-    or type(e).__name__ in ("ARM", "DisARM", "LocalExpectation", "MuProp", "Pathwise", "MaskScore")
-]
+@pytest.mark.slow
+def test_names_the_true_cause_of_more_than_half_of_those_it_was_not_made_for():
+    """13 of the first 20 before the naming was revised; 11 of the 17 that were written after it."""
+    assert rate(HELD_OUT[:FIRST]) > 0.5
+    assert rate(HELD_OUT[FIRST:]) > 0.5
+
+
+def test_laws_that_tell_a_cause_are_checks():
+    known = {check.name for check in checks(DisARM())}
+    assert {name for name, _, _ in (*causes.FIRST, *causes.LATER, *causes.LAST)} <= known
+
+
+QUICK = [e for e in ESTIMATORS if type(e).__name__ in ("DisARM", "Pathwise", "GumbelSoftmax")]
+"""Of every kind some; all are run by hand."""
 
 
 @pytest.mark.parametrize("estimator", QUICK, ids=repr)
@@ -89,19 +99,18 @@ def test_says_nothing_of_what_is_right(estimator):
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=repr)
 def test_says_nothing_of_any_in_the_catalogue(estimator):
     assert lab.name_causes(estimator) == []
-    for problem in lab.problems.TOYS:
-        if not any(estimator.refuses(site) for site in problem.sites):
-            assert lab.name_causes(estimator, problem) == []
+    for law in LAWS:
+        if not estimator.refuses(lab.SiteSpec("h1", law, (1,))):
+            assert lab.name_causes(estimator, lab.SmallProblem((1,), 2, 1, law)) == []
 
 
-@pytest.mark.parametrize("problem", [lab.problems.TwoLayer(1), lab.problems.QuadraticForm()], ids=repr)
-def test_says_nothing_on_toys(problem):
-    assert lab.name_causes(lab.estimators.DisARM(), problem) == []
+def test_says_nothing_on_toys():
+    assert lab.name_causes(lab.estimators.DisARM(), lab.problems.QuadraticForm()) == []
 
 
+@pytest.mark.slow
 def test_a_mean_that_equals_that_of_the_other_has_no_cause():
     assert lab.name_causes(StraightThrough(), like=StraightThrough()) == []
-    assert lab.name_causes(StraightThrough("identity")) == []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,15 +126,69 @@ class Times(lab.Estimator):
     def surrogate(self, site, downstream):
         value, p = site.sample(), site.mean.detach()
         loss = downstream(value)
-        factor = torch.where(p * (1 - p) <= self.below, self.gain, 1.0)
+        factor = torch.where(p * (1 - p) <= self.below, self.gain, 1.0).to(p)
         return loss + site.inject(site.expand(loss) * (value - p) * factor)
 
 
-def test_gains_without_a_name_and_places():
-    (found,) = lab.name_causes(Times(1.37))
-    assert found.label == "gain" and "a gain of 1.37" in found.words and found.fit == pytest.approx(1)
-    (found,) = lab.name_causes(Times(0.0, 0.02))
-    assert found.label == "saturation" and "only at saturated units" in found.words
+@dataclasses.dataclass(frozen=True)
+class TimesAtTheSecond(lab.Estimator):
+    """REINFORCE with a gain of the second layer."""
+
+    unbiased = True
+    families = (lab.Bernoulli,)
+
+    def surrogate(self, site, downstream):
+        value = site.sample()
+        loss = downstream(value)
+        return loss + site.score(value, loss) * (1.7 if site.name == "h2" else 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class BaselineReadsTheSample(lab.Estimator):
+    """REINFORCE with a part of the loss as baseline that the sample tells."""
+
+    unbiased = True
+    families = (lab.Bernoulli,)
+
+    def surrogate(self, site, downstream):
+        value = site.sample()
+        loss = downstream(value)
+        return loss + site.score(value, loss * (1 - 0.4 * value.flatten(site.lead).mean(-1)))
+
+
+PHRASES = {
+    "gain 2": (score.DoubledScore(), "consistent with a gain of 2 (explains all"),
+    "gain 1/2": (score.HalvedScore(), "a gain of 1/2 ("),
+    "batch size": (score.DividedByBatch(), "a gain of 1/(number of examples)"),
+    "K/(K-1)": (score.CorrectedTwice(), "a gain of K/(K-1) with K = 3"),
+    "power of p(1-p)": (score.SigmoidDerivativeTwice(), "a factor of p(1-p) ("),
+    "another power of p(1-p)": (score.ScoreOfTheProbability(), "a factor of 1/(p(1-p)) ("),
+    "sign": (score.WrongSign(), "a wrong sign ("),
+    "only at one site": (TimesAtTheSecond(), "a gain of 1.7, only at the last of several layers"),
+    "only at saturated units": (Times(0.0, 0.02), "a mean gradient of zero, only at saturated units, p(1-p) <= 0.018"),
+    "only in one family": (score.CrossTermsLeftOut(), "shows only at Categorical(classes=3) units, not at Bernoulli()"),
+    "only with depth": (relaxed.LaterLayersAtTheirMeans(), "shows only before the last layer"),
+    "proportional to the truth": (Times(1.37), "a gain of 1.37 (explains all"),
+    "proportional to sigma'": (score.BaselineOfTheMean(), "0.3 sigma', added"),
+    "proportional to the loss level": (gaussian.MissingOne(), "a constant times the loss, added"),
+    "moved by the loss level": (BaselineReadsTheSample(), "a constant added to the loss changes the mean"),
+    "proportional to E[h]": (score.ConstantOfTheScore(), "E[h] times the loss, added"),
+    "variance that a constant changes": (BaselineAdded(), "adding 2 to the loss multiplies the variance by 24.8"),
+    "replicates correlated": (draws.SharedByNeighbours(), "neighbouring replicates at site 'h1' depend on each other"),
+    "dead path": (antithetic.EqualTwin(), "no path leads to theta"),
+}
+"""What can be said, an estimator of which it is true, and the words."""
+
+
+@pytest.mark.parametrize("phrase", PHRASES)
+def test_says_each_of_the_phrases(phrase):
+    estimator, words = PHRASES[phrase]
+    found = lab.name_causes(estimator, like=getattr(estimator, "like", None))
+    assert words in found[0].words
+    assert all(c.words.isprintable() and not c.words[0].isupper() and not c.words.endswith(".") for c in found)
+
+
+def test_the_gain_one_is_no_cause():
     assert lab.name_causes(Times(1.0)) == []
 
 
@@ -144,8 +207,49 @@ class Raised(lab.Estimator):
 
 def test_what_no_candidate_explains_is_probed():
     found = lab.name_causes(Raised())
-    assert found[0].label in ("baseline", "loss scale")  # (f + c)^2 hears the constant, and does not scale
+    assert found[0].label == "loss scale" and "not linear in the loss" in found[0].words and "squared" in found[0].words
     assert all("consistent with a gain" not in c.words for c in found)
+
+
+@pytest.mark.slow
+def test_a_law_of_two_axes_is_no_cause_of_a_bias_that_one_axis_has():
+    found = lab.name_causes(TwinOfTheNeighbour())
+    assert "shows only with several units in a layer" in found[0].words and all("2 x 3" not in c.words for c in found)
+
+
+@pytest.mark.parametrize("family", [Bernoulli(), Categorical(3)], ids=repr)
+def test_drawn_means_see_every_value_often(family):
+    """A value that no draw has leaves a mean without an error: what is right would be far from the truth."""
+    for probe in probes(family, None):
+        p = family.mean(probe.theta(probe.weights(), ()))
+        assert DRAWS * min(p.min(), (1 - p).min()) > 100
+
+
+def test_the_regression_weighs_each_coordinate_by_its_error():
+    """c = sum w x y / sum w x^2 with w = 1 / (e^2 + (rms / 100)^2); noise is taken off the squares."""
+    truth, error = np.array([1.0, -2.0, 0.7]), np.array([1e-3, 1e-3, 3.0])
+    bias = 0.7 * truth + np.array([0.0, 0.0, 4.0])
+    seen = Bias(bias, error, truth, np.array([True, True, False]))
+    gain = Candidate("gain", "a gain of {}", 0.0, truth, constants=(), strict=False)
+    (found,) = fits(seen, [gain], [Place("", "", np.ones(3, dtype=bool), 0.0)])
+    w = 1 / (error**2 + np.mean(bias**2) / 1e4)
+    y = bias + truth
+    c = (w @ (truth * y)) / (w @ truth**2)
+    assert found.cause.words.startswith(f"consistent with a gain of {c:.3g} (explains all") and abs(c - 1.7) < 1e-3
+    left, noise = w @ (y - c * truth) ** 2, w @ error**2
+    np.testing.assert_allclose(found.cause.fit, 1 - max(left - noise, 0) / (w @ bias**2 - noise), rtol=1e-12)
+    plain = np.polyfit(truth, y, 1)[0]
+    assert abs(plain - c) > 0.1  # without the weights
+
+
+def test_two_names_of_one_constant_are_both_told():
+    truth = np.array([0.3, -1.1, 0.4])
+    columns = {"distance": np.zeros(3), "examples": np.ones(3), "units": np.ones(3), "leak": np.zeros(3)}
+    seen = Bias(truth, np.full(3, 1e-14), truth, np.ones(3, dtype=bool))
+    every = list(bias_terms.candidates(columns, truth, 2))
+    found = best(fits(seen, every, [Place("", "", np.ones(3, dtype=bool), 0.0)]))
+    words = " ".join(f.cause.words for f in found)
+    assert found[0].cause.label == "gain 2" and "a gain of K/(K-1) with K = 2" in words
 
 
 def test_the_learned_problem_of_a_draw_is_named():
@@ -162,23 +266,22 @@ def test_the_learned_problem_of_a_draw_is_named():
 def test_terms_are_what_they_say():
     """Of one layer: products with the gradient, and expectations, by hand."""
     problem = lab.SmallProblem((2,), 3)
-    probe = _Probe(problem)
-    terms = _terms(probe)
+    found = terms(Moved(problem))
     truth = lab.Truth.exact(problem, ("unit",)).mean["unit", "h1"].ravel()
     p = 1 / (1 + np.exp(-problem.theta(problem.weights(), ()).numpy().ravel()))
-    np.testing.assert_allclose(terms["target"], truth, atol=1e-12)
-    np.testing.assert_allclose(terms["p(1-p)"], truth * p * (1 - p), atol=1e-12)
-    np.testing.assert_allclose(terms["1/p"], truth / p, atol=1e-12)
-    np.testing.assert_allclose(terms["+E[h]"], p, atol=1e-12)
-    np.testing.assert_allclose(terms["+sigma'"], p * (1 - p), atol=1e-12)
+    np.testing.assert_allclose(found["truth"], truth, atol=1e-12)
+    np.testing.assert_allclose(found["p(1-p)"], truth * p * (1 - p), atol=1e-12)
+    np.testing.assert_allclose(found["1/p"], truth / p, atol=1e-12)
+    np.testing.assert_allclose(found["+E[h]"], p, atol=1e-12)
+    np.testing.assert_allclose(found["+sigma'"], p * (1 - p), atol=1e-12)
     v = problem.weights()["v"].numpy()
     s = [a * v[0] + b * v[1] for a in (0, 1) for b in (0, 1)]
     f = np.array([0.5 + x - 0.6 * x**2 + 0.35 * x**3 for x in s])
     weight = np.array([(p[0] if a else 1 - p[0]) * (p[1] if b else 1 - p[1]) for a in (0, 1) for b in (0, 1)])
-    np.testing.assert_allclose(terms["f E[h]"], (weight @ f) * p, atol=1e-12)
+    np.testing.assert_allclose(found["f E[h]"], (weight @ f) * p, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["p", "1/(p(1-p))", "sigma'(theta - 1) / sigma'(theta)"])
+@pytest.mark.parametrize("name", ["1/(p(1-p))", "sigma'(theta - 1) / sigma'(theta)"])
 def test_terms_of_two_layers_are_means_of_estimators(name):
     """A broken exact sum has the mean of REINFORCE that is broken in the same way."""
     problem = lab.SmallProblem((2, 1), 3)
@@ -191,17 +294,113 @@ def test_terms_of_two_layers_are_means_of_estimators(name):
             return loss + site.inject(site.expand(loss) * (value - site.mean.detach()) * factor(site))
 
     mean = lab.exact_moments(problem, Broken(), wrt=("unit",))
-    found = _exactly(Chain(_Moved(problem), Exact(), ("unit",)), _Broken(Exact(), factor))
+    found = exactly(Chain(Moved(problem), Exact(), ("unit",)), bias_terms.Broken(Exact(), factor))
     np.testing.assert_allclose(found, np.concatenate([mean["unit", s.name].mean for s in problem.sites]), atol=1e-12)
     assert set(ADDED) == {"sigma'", "E[h]", "a constant"}
 
 
+# ---------------------------------------------------------------------- draws alone, and variances
+LOGITS, WEIGHTS = torch.tensor([0.5, -1.0, 1.6]), torch.tensor([1.0, 2.0, -0.7])
+
+
+def step_of(gains):
+    """A black box with two weights, whose gradients are multiplied by these gains."""
+
+    def step():
+        found = {}
+        for name, gain in gains.items():
+            logits = LOGITS.clone().requires_grad_()
+            law = torch.distributions.Bernoulli(logits=logits)
+            b = law.sample()
+            loss = (b @ WEIGHTS + 0.3) * law.log_prob(b).sum()
+            found[name] = gain * torch.autograd.grad(loss, logits)[0]
+        return found
+
+    p = LOGITS.sigmoid()
+    return lab.GradientSampler(step, truth=dict.fromkeys(gains, WEIGHTS * p * (1 - p)), unbiased=True)
+
+
+@pytest.mark.parametrize(
+    ("gains", "words"),
+    [
+        ({"a": 2.0, "b": 2.0}, "a gain of 2 (explains all"),
+        ({"a": 1.0, "b": 3.0}, "only at b (explains all"),
+        ({"a": 1.0, "b": 0.0}, ""),
+    ],
+)
+def test_a_black_box_is_told_its_gains(gains, words):
+    budget = lab.Budget(2**10, early=False)
+    (found,) = lab.diagnose(step_of(gains), budget=budget).findings
+    if 0.0 in gains.values():  # no event that never showed is called a bias; a note says what was seen
+        assert any("zero in every draw at: weight b" in note for note in found.notes)
+    else:
+        assert words in found.causes[0] and found.status == "violated"
+
+
+def test_a_gain_has_a_name_where_its_interval_holds_no_other():
+    assert _called(1.9, 2.05) == ("gain 2", "a gain of 2")
+    assert _called(1.4, 2.05) == ("gain", "a gain between 1.4 and 2.05")  # 2 and 3/2
+    assert _called(0.3, 0.55)[0] == "gain"  # 1/3 and 1/2
+
+
+def test_a_black_box_that_is_right_is_told_nothing():
+    (found,) = lab.diagnose(step_of({"a": 1.0, "b": 1.0}), budget=2**10).findings
+    assert not found.causes and found.status != "violated"
+
+
+def test_the_effect_of_a_level_is_that_of_the_closed_form():
+    """V + 2 a c + b c^2 with a = E[f s^2] and b = E[s^2], s = x - p, summed over two units."""
+    problem = lab.SmallProblem((2,), 3)
+    p = 1 / (1 + np.exp(-problem.theta(problem.weights(), ()).numpy().ravel()))
+    v = problem.weights()["v"].numpy()
+    rows = np.array([(a, b) for a in (0, 1) for b in (0, 1)])
+    weight = np.where(rows == 1, p, 1 - p).prod(1)
+    s = rows @ v
+    f = 0.5 + s - 0.6 * s**2 + 0.35 * s**3
+    squares = ((rows - p) ** 2).sum(1)
+    mean = weight @ (f[:, None] * (rows - p))
+    found = lab.level_effect(Reinforce(), problem)
+    np.testing.assert_allclose(found.scores, weight @ squares, rtol=1e-9)
+    np.testing.assert_allclose(found.cross, weight @ (f * squares), rtol=1e-9)
+    np.testing.assert_allclose(found.variance, weight @ (f**2 * squares) - mean @ mean, rtol=1e-9)
+    best = (weight @ (f * squares)) ** 2 / (weight @ squares) / found.variance
+    np.testing.assert_allclose(found.removable, best, rtol=1e-9)
+    assert f"by {found.factor():.3g}" in found.words and found.factor() > 1
+
+
+@pytest.mark.parametrize("estimator", [DisARM(), LeaveOneOut(2), StraightThrough(), lab.estimators.MeanField()])
+def test_a_level_has_no_effect_on_what_has_a_baseline_or_needs_none(estimator):
+    found = lab.level_effect(estimator)
+    assert found.scores == 0 and found.factor() == 1 and not found.words and not found.removable
+
+
+def test_no_baseline_takes_more_than_all_of_the_variance_away():
+    """What is not linear in the loss does not have the variance V + 2 a c + b c^2."""
+    effect = lab.LevelEffect(variance=1.0, cross=-2.0, scores=2.0, error=0.0)
+    assert effect.removable == 1.0 and "take 100 % of" in effect.words
+
+
+def test_drawn_variances_show_the_same_effect():
+    def reinforce(theta, f):
+        b = torch.bernoulli(theta.sigmoid())
+        return f(b)[..., None] * (b - theta.sigmoid())
+
+    drawn = lab.level_effect(lab.Callback(reinforce), lab.SmallProblem((2,), 3))
+    exact = lab.level_effect(Reinforce(), lab.SmallProblem((2,), 3))
+    assert drawn.error > 0
+    assert abs(drawn.factor() - exact.factor()) < 0.15 * exact.factor()  # 16384 draws: some 1 % each
+
+
+def test_of_two_with_one_mean_only_the_louder_one_is_told():
+    assert lab.name_causes(DisARM(), like=Reinforce()) == []
+
+
 # ---------------------------------------------------------------------- witnesses
 WITNESSED = (
-    (score.DoubledScore, "SmallProblem()"),
+    pytest.param(score.DoubledScore, "SmallProblem()", marks=pytest.mark.slow),
     (score.DividedByBatch, "SmallProblem(examples=2)"),
-    (score.AveragedUnits, "SmallProblem(units=(2,))"),
-    (relaxed.LaterLayersAtTheirMeans, "SmallProblem(units=(1, 1), degree=2)"),
+    pytest.param(score.AveragedUnits, "SmallProblem(units=(2,))", marks=pytest.mark.slow),
+    pytest.param(relaxed.LaterLayersAtTheirMeans, "SmallProblem(units=(1, 1), degree=2)", marks=pytest.mark.slow),
     (gaussian.MissingPrecision, "SmallProblem(family=lab.Normal())"),
     (score.SingletonLeftOut, "SmallProblem()"),
 )
@@ -211,7 +410,6 @@ WITNESSED = (
 def test_the_smallest_witness_fails_for_the_mutant_and_passes_for_its_twin(kind, expected):
     witness = lab.smallest_witness(kind())
     assert repr(witness.problem) == expected
-    assert lab.smallest_witness(kind()).code == witness.code
     assert not np.allclose(witness.mean, witness.truth)
     room: dict[str, object] = {}
     exec(witness.code, room)
@@ -225,8 +423,58 @@ def test_the_smallest_witness_fails_for_the_mutant_and_passes_for_its_twin(kind,
     next(v for k, v in room.items() if k.startswith("test_"))()
 
 
+@pytest.mark.slow
+def test_five_witnesses_run_as_they_were_pasted(tmp_path):
+    kinds = (score.DoubledScore, score.CrossTermsLeftOut, gaussian.MissingPrecision, draws.MeanOverReplicates)
+    for i, code in enumerate([*(lab.smallest_witness(k()).code for k in kinds), lab.smallest_witness(BY_LAMBDA).code]):
+        (tmp_path / f"test_{i}.py").write_text(code + "\n")
+    here = str(Path(__file__).parent)
+    run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=line", str(tmp_path)]
+    done = subprocess.run(
+        run, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": here}, check=False
+    )
+    assert re.search(r"^5 failed(, \d+ warnings)? in", done.stdout, re.M), done.stdout + done.stderr
+
+
+def doubled(theta, f):
+    """REINFORCE, twice; from torch's own stream, which no sum can run through."""
+    b = torch.bernoulli(theta.sigmoid())
+    return 2 * f(b)[..., None] * (b - theta.sigmoid())
+
+
+BY_LAMBDA = lab.Callback(lambda theta, f: doubled(theta, f), unbiased=True)
+
+
+def test_witnesses_against_functions_rest_on_draws():
+    witness = lab.smallest_witness(lab.Callback(doubled, unbiased=True))
+    assert repr(witness.problem) == "SmallProblem()" and not witness.exact
+    lines = witness.code.splitlines()
+    assert lines[1] == f"from {__name__} import doubled" and lines[4] == "def test_doubled_is_unbiased():"
+    assert "    estimator = lab.Callback(doubled, unbiased=True)" in lines and max(map(len, lines)) < 80
+    named = lab.smallest_witness(BY_LAMBDA).code
+    assert f"from {__name__} import BY_LAMBDA" in named and "lab.diagnose(BY_LAMBDA," in named
+    nameless = lab.smallest_witness(lab.Callback(lambda theta, f: doubled(theta, f), unbiased=True)).code
+    assert "estimator = ...  # " in nameless and "as it was made" in nameless
+
+
+def test_a_witness_is_the_smallest_of_all_that_refute():
+    """By units times examples, layers, examples, degree: none that comes before it refutes the estimator."""
+    estimator, refuted = score.AveragedUnits(), []
+    for units in witness_module.SHAPES:
+        for degree, examples in [(d, n) for d in (1, 2, 3) for n in (1, 2)]:
+            problem = lab.SmallProblem(units, degree, examples)
+            truth = lab.Truth.exact(problem, ("unit",)).mean
+            means = lab.exact_moments(problem, estimator, wrt=("unit",))
+            if any(not np.allclose(means[k].mean, t.ravel(), atol=1e-9) for k, t in truth.items()):
+                refuted.append((sum(units) * examples, len(units), examples, degree, units))
+    found = lab.smallest_witness(estimator).problem
+    assert (sum(found.units) * found.examples, len(found.units), found.examples, found.degree, found.units) == min(
+        refuted
+    )
+
+
 def test_what_is_right_has_no_witness():
-    assert lab.smallest_witness(lab.estimators.DisARM()) is None
+    assert lab.smallest_witness(DisARM(), families=[Bernoulli()]) is None
     assert lab.smallest_witness(StraightThrough()) is None
 
 
@@ -264,7 +512,8 @@ def test_an_estimator_that_fails_elsewhere_is_still_diagnosed():
         return 2 * f(b)[..., None] * (b - theta.sigmoid())
 
     result = lab.diagnose(lab.Callback(three, unbiased=True), on=lab.problems.QuadraticForm(), budget=2**13)
-    assert result.status == "violated" and result.findings[0].causes == ()
+    assert result.status == "violated" and "three units only" in result.findings[0].notes[-1]
+    assert result.findings[0].causes[0].startswith("consistent with a gain between 1.48 and 2.83 (")  # of draws alone
 
 
 def test_an_estimator_that_fails_on_small_problems_is_still_diagnosed():
@@ -279,5 +528,33 @@ def test_an_estimator_that_fails_on_small_problems_is_still_diagnosed():
             return 2 * downstream(site.mean)
 
     found = lab.diagnose(Particular(), on=lab.problems.QuadraticForm(), budget=256).findings[0]
-    assert found.status == "violated" and not found.causes
+    assert found.status == "violated" and found.causes[0].startswith("consistent with a gain of 2.38 (explains 98 %")
     assert "could not be examined: ZeroDivisionError: written for three units" in " ".join(found.notes)
+
+
+def test_a_violated_claim_comes_with_its_smallest_witness_once(tmp_path):
+    result = lab.diagnose(score.DoubledScore(), on=[lab.problems.OneBit(), lab.problems.QuadraticForm()], budget=4096)
+    first, second = result.findings
+    assert first.witness == lab.smallest_witness(score.DoubledScore()).code and not second.witness
+    result.save(tmp_path / "a.json")
+    assert Diagnosis.load(tmp_path / "a.json").findings[0].witness == first.witness
+
+
+def test_causes_take_no_more_than_the_time_that_is_left():
+    with pytest.raises(TimeoutError, match="give more time"):
+        lab.name_causes(score.DoubledScore(), seconds=0)
+    assert lab.smallest_witness(score.DoubledScore(), seconds=-1) is None
+    (found,) = lab.diagnose(score.DoubledScore(), on=lab.problems.OneBit(), budget=lab.Budget(4096, 1e-6)).findings
+    assert found.status == "violated" and not found.witness
+    assert "no time was left" in found.notes[-1]
+
+
+def test_an_interrupt_loses_nothing_that_was_measured(monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    kept = []
+    monkeypatch.setattr(causes, "looks_like", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        lab.compare([score.DoubledScore()], on=lab.problems.OneBit(), budget=4096, keep=kept.append)
+    assert [f.status for f in kept[0].findings] == ["violated"]

@@ -110,6 +110,10 @@ def test_the_names_of_variants_lead_to_them():
         assert repr(load_problems(name)[0]) == repr(p)
 
 
+def test_a_parameter_may_have_any_name():
+    assert load_problems("OneBit(target=0.3)") == [lab.problems.OneBit(target=0.3)]
+
+
 def test_replicates_as_a_power_of_ten():
     main(["diagnose", "Reinforce", "--on", "OneBit", "--replicates", "1.024e3", "--out", "r.json", "--sampled"])
     assert Diagnosis.load("r.json").findings[0].planned == 1024

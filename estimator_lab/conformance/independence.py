@@ -66,7 +66,7 @@ def _judge(case: Case, pairs: Iterator[tuple[str, Array, Array]]) -> None:
 
 
 def replicates_are_independent(case: Case) -> None:
-    """Of one block, and of two: neighbours, halves, and the same place in the next block."""
+    """Of one block, and of two: neighbours, halves, first and last, and the same place in the next block."""
 
     def pairs() -> Iterator[tuple[str, Array, Array]]:
         for family in case.families[:1]:
@@ -82,6 +82,7 @@ def replicates_are_independent(case: Case) -> None:
                     yield f"neighbouring replicates at site {site.name!r}", x[0::2], x[1::2]
                     yield f"neighbouring replicates at site {site.name!r}", x[1:-1:2], x[2::2]
                     yield f"replicates of two halves at site {site.name!r}", x[: COUNT // 2], x[COUNT // 2 :]
+                    yield f"mirrored replicates at site {site.name!r}", x[: COUNT // 2], x[COUNT // 2 :][::-1]
                 if a.shape == b.shape:
                     for x, y in zip(_columns(a).T, _columns(b).T, strict=False):
                         yield f"two blocks of draws at site {site.name!r}", x, y
@@ -118,11 +119,10 @@ def units_are_drawn_independently(case: Case) -> None:
                 continue
             with forked(derive_seed("stream", "units", case.seed)):
                 Chain(problem, spy).value(MonteCarlo("units", case.seed), COUNT)
-            values = spy.values.get("h1", [])
-            if len(values) != 1 or values[0].dim() != 4 + len(family.value_shape):
+            value = next(call.passed[0] for call in spy.calls if call.site == "h1" and call.passed)
+            if value.dim() != 4 + len(family.value_shape):
                 continue
-            x = values[0][0, :, 0].flatten(2).double().numpy() if family.value_shape else values[0][0, :, 0, :, None]
-            x = np.asarray(x)
+            x = value[0, :, 0].reshape(COUNT, 2, -1).double().numpy()
             for c in range(x.shape[-1]):
                 if np.ptp(x[:, 0, c]) > 1e-9 and np.ptp(x[:, 1, c]) > 1e-9:
                     yield f"the two {family!r} units of a layer", x[:, 0, c], x[:, 1, c]
@@ -131,7 +131,7 @@ def units_are_drawn_independently(case: Case) -> None:
 
 
 INDEPENDENCE = (
-    Check("replicates are independent", "noise", replicates_are_independent, statistical=True),
-    Check("examples are independent", "noise", examples_are_independent, statistical=True),
-    Check("units are drawn independently", "noise", units_are_drawn_independently, statistical=True),
+    Check("replicates are independent", replicates_are_independent, statistical=True),
+    Check("examples are independent", examples_are_independent, statistical=True),
+    Check("units are drawn independently", units_are_drawn_independently, statistical=True),
 )

@@ -92,10 +92,10 @@ class Point(Problem):
     @property
     def label(self) -> str:
         """Name and laws."""
-        return f"{self.name} ({' → '.join(map(repr, self.families))})"
+        return f"{self.name} ({', '.join(map(repr, self.families))})"
 
     def __repr__(self) -> str:
-        return f"Point({self.label!r})"
+        return self.label
 
     def weights(self) -> Mapping[str, Tensor]:
         """The first theta, matrices between layers, and v."""
@@ -164,14 +164,16 @@ def points(family: Family) -> tuple[Point, ...]:
             Point("three examples", own, (1,), (1.7,), "smooth", (1.0, -0.6, 0.0), level=1.0),
             layers(family, (2, 1), (1.0,)),
             layers(family, (1, 2), (1.0, -0.7), "two layers, two examples"),
+            layers(family, (1, 1, 2), (1.0,), "three layers"),
         )
     if isinstance(family, Categorical):
+        more = (Categorical(family.classes + 2), Categorical(2))
         return (
             Point("one unit", own, (1,), (-1.0, 0.4, 0.9), "smooth", level=0.5),
             Point("unequal units", own, (2,), (-1.0, 0.4, 0.9, 1.5, 0.0, -0.3), level=1.5),
             Point("saturated units", own, (1,), (6.0, 0.0, -2.0), level=-2.0),
             Point("three examples", own, (1,), (1.1, -0.6, 0.2), "smooth", (1.0, -0.6, 0.0), level=1.0),
-            layers(family, (1, 1), (1.0,)),
+            Point("more classes, then two", more, (1, 2), _first(more[0], 1), level=0.5),
         )
     if isinstance(family, Normal):
         return (

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from estimator_lab.finding import Finding
 
 Block = dict[str, Any]
-Column = tuple[str, str, str]  # head, alignment, width ("auto", "1fr" or a length)
+Column = tuple[str, str, str]  # head, alignment, width: "auto", or a share such as "1fr"
 FEW = 3  # problems up to which each gets its own figures; beyond, figures show all problems at once
 TONES = {"unbiased within": "good", "exact": "good", "undecided": "open", "biased": "bad", "biased beyond": "bad"}
 WORDS = {"unbiased within": "within", "biased beyond": "beyond"}  # of the tables

@@ -130,9 +130,10 @@ def _blocks(s: Story, tone: str) -> list[tuple[str, str, list[str]]]:
 
     def broken(f: Finding) -> str:
         worst = clearest(f)
+        likely = f"; looks like: {f.causes[0]}" if f.causes else ""
         if known(worst):
-            return f"{bias_words(total(f))}, most in {group_name(worst)} ({bias_percent(worst)} %)"
-        return f"{bias_words(total(f))}, clearest in {group_name(worst)} (adjusted p {p_value(worst.p_holm)})"
+            return f"{bias_words(total(f))}, most in {group_name(worst)} ({bias_percent(worst)} %){likely}"
+        return f"{bias_words(total(f))}, clearest in {group_name(worst)} (adjusted p {p_value(worst.p_holm)}){likely}"
 
     violated = [f for f in s.findings if standing(f) == "violated"]
     sound, mixed = _in_part(s, True, lambda f: standing(f) == "as claimed")

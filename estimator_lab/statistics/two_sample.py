@@ -74,7 +74,7 @@ class Spread:
 
     Args:
         value: `tr Sigma` of one draw.
-        error: standard error of its logarithm, by the jackknife over batches.
+        error: standard error of its logarithm, by the jackknife over batches, and what the mean adds.
         freedom: degrees of freedom of the error, batches less one.
         carried: how many draws carry the variance (n_eff of the squared deviations).
     """
@@ -85,11 +85,17 @@ class Spread:
     carried: float
 
     @classmethod
-    def of(cls, variances: Array, carried: float) -> Self:
-        """From the variance of all draws and without each of K batches in turn, ``[1 + K]``, all positive."""
+    def of(cls, variances: Array, carried: float, draws: float) -> Self:
+        """From the variance of all R draws and without each of K batches in turn, ``[1 + K]``, all positive.
+
+        The mean enters as `-||m||^2 / tr Sigma`, with a variance of at most `2 / R^2`. That is next to nothing, but
+        everything where all draws are equally far from their mean, as those of a law of two values of equal chance: the
+        jackknife then errs by any factor. It is added in quadrature.
+        """
         scaled = np.log(variances[1:])
         count = scaled.size
-        return cls(float(variances[0]), float(np.sqrt((count - 1) * scaled.var())), count - 1, carried)
+        error = np.hypot(np.sqrt((count - 1) * scaled.var()), np.sqrt(2) / draws)
+        return cls(float(variances[0]), float(error), count - 1, carried)
 
 
 def rise(fresh: Spread, stored: Spread) -> float:
@@ -209,10 +215,17 @@ def bias_power(spectrum: Spectrum, draws: float, stored: float, bias: float, alp
 
 
 def fewest(power: Callable[[float], float], target: float, most: float = 2.0**40) -> float:
-    """The fewest draws that have a power, to 0.1 %; inf where so many as ``most`` do not have it."""
-    if power(most) < target:
+    """The fewest draws that have a power, to 0.1 %; inf where none up to ``most`` have it.
+
+    Against a stored sample of R0 draws the power rises with the draws R of a stage, and falls again where R is far
+    beyond R0: both stages then have the deviate of the stored sample, and confirm nothing. So the first crossing is
+    sought upwards, in steps of a factor of sqrt(2), and then by bisection.
+    """
+    steps = np.append(np.arange(0.0, np.log(most), np.log(2) / 2), np.log(most))
+    first = next((i for i, step in enumerate(steps) if power(float(np.exp(step))) >= target), None)
+    if first is None:
         return np.inf
-    low, high = 0.0, float(np.log(most))
+    low, high = float(steps[max(first - 1, 0)]), float(steps[first])
     while high - low > 1e-3:
         middle = (low + high) / 2
         low, high = (low, middle) if power(float(np.exp(middle))) >= target else (middle, high)

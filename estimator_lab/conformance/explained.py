@@ -1,0 +1,92 @@
+"""What the failed checks of an estimator look like, in words."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from estimator_lab.conformance.case import copied
+from estimator_lab.errors import LabError
+from estimator_lab.estimator import Estimator
+from estimator_lab.sampler import GradientSampler
+
+SECONDS = 20.0
+"""Time that the cause of a failure is looked for, at most."""
+
+STATE = "a state that is kept from call to call; mend that first, what else fails may follow from it"
+"""What an estimator that cannot be repeated looks like."""
+
+CLAIM = "is unbiased"
+"""How the names of checks of a claim begin."""
+
+
+class Told(Protocol):
+    """How a check failed: the part of an `Outcome` that is needed here."""
+
+    @property
+    def check(self) -> str:
+        """Its name."""
+
+    @property
+    def told(self) -> str:
+        """Why it failed."""
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the estimator's own code raised."""
+
+    @property
+    def causes(self) -> tuple[str, ...]:
+        """What its own draws look like."""
+
+
+def is_claim(check: str) -> bool:
+    """Whether a check holds a mean to what it is claimed to be."""
+    return check.startswith((CLAIM, "has the mean of the other", "composes with an exact sum"))
+
+
+def looks_like(subject: Estimator | GradientSampler, like: Estimator | None, failed: Sequence[Told]) -> tuple[str, ...]:
+    """Causes of failed checks, likeliest first; none that only repeats what a check has told.
+
+    Args:
+        subject: that failed; a copy of it is examined.
+        like: another implementation with the same mean, or None.
+        failed: checks, without those that were expected to fail.
+
+    Nothing is said where shapes are wrong or the estimator's own code raises, which says enough.
+
+    Cost: that of `estimator_lab.name_causes`.
+    """
+    from estimator_lab.causes import name_causes
+
+    if not failed or any(o.error or (o.check == "has the right shapes" and "finite" not in o.told) for o in failed):
+        return ()
+    if any(o.check == "can be repeated" for o in failed):
+        return (STATE,)
+    if isinstance(subject, GradientSampler):
+        return tuple(dict.fromkeys(words for o in failed for words in o.causes))
+    try:
+        found = [cause.words for cause in name_causes(copied(subject), like=copied(like), seconds=SECONDS)]
+    except (LabError, TimeoutError) as error:
+        return (f"no cause could be examined: {error}",)
+    except Exception:  # of the user's code, on problems that it was not written for
+        return ()
+    told = {_without_numbers(o.told) for o in failed}
+    return tuple(words for words in found if _without_numbers(words) not in told)
+
+
+def _without_numbers(text: str) -> str:
+    return re.sub(r"[\d.]+", "", text)
+
+
+class Once:
+    """What an estimator looks like, examined and told at the first claim of it that fails."""
+
+    def __init__(self, explain: Callable[[Told], tuple[str, ...]]):
+        self.explain, self.told = explain, False
+
+    def __call__(self, failed: Told) -> tuple[str, ...]:
+        """The causes, at the first call with a claim; afterwards none."""
+        if self.told or not is_claim(failed.check):
+            return ()
+        self.told = True
+        return self.explain(failed)
