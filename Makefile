@@ -14,7 +14,7 @@ overview digits: $(STAMP)
 	$(BIN)/python analyses/$@.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff check .

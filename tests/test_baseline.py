@@ -23,6 +23,7 @@ from estimator_lab.baseline_origin import path_for
 from estimator_lab.baseline_pace import Pace
 from estimator_lab.baseline_schema import SCHEMA
 from estimator_lab.estimators import DisARM, FittedStraightThrough, LeaveOneOut, MeanField, Reinforce, StraightThrough
+from estimator_lab.measurement import Measurement
 from estimator_lab.statistics import jackknife
 from estimator_lab.statistics.gram import Gram
 from estimator_lab.statistics.two_sample import (
@@ -266,7 +267,7 @@ def test_a_baseline_is_long_enough_for_one_of_many_checks(untimed):
         assert found.needed(1e-4) > 0.8 * needed  # a plan for a single check is shorter
 
 
-def test_a_black_box_is_drawn_more_sparingly(untimed):
+def test_a_black_box_is_drawn_more_sparingly(untimed, monkeypatch):
     """Four draws for each of a stage, which its checks may then be as long as."""
     calls = []
     found = Baseline.measure(sampler(["w", "v"]), progress=lambda *told: calls.append(told))
@@ -275,8 +276,9 @@ def test_a_black_box_is_drawn_more_sparingly(untimed):
     assert check(found, sampler(["w", "v"])).status == "sound"
     with pytest.raises(AssertionError):
         assert 16 * found.needed(1e-7, stored=16) <= 1.1 * found.replicates
-    longer = dataclasses.replace(found, margin=1e-4, replicates=2**19)
-    assert check(longer, sampler(["w"]), budget=None).replicates == 2**17
+    monkeypatch.setattr(Measurement, "default_replicates", 2**10)
+    longer = dataclasses.replace(found, margin=1e-4, replicates=2**14)
+    assert check(longer, sampler(["w"]), budget=None).replicates == 2**12
 
 
 def test_a_file_is_small_sorted_and_read_back(kept, tmp_path):
@@ -983,7 +985,7 @@ def test_a_step_is_saved_without_a_problem(tmp_path, monkeypatch, capsys, untime
     assert cli.main(["baseline", "save", "own.py:step", "--on", "OneBit"]) == 3
     told = capsys.readouterr().err
     assert "own.py:step is a GradientSampler and brings its own problem; save it without --on" in told
-    short = ["--margin", "0.02", "--folder", "short", "--replicates"]
+    short = ["--margin", "0.08", "--folder", "short", "--replicates"]
     assert cli.main(["baseline", "save", "own.py:step", *short, "256"]) == 0
     (more,) = re.findall(r"too few to find what is planned: save it with --replicates (\d+)", capsys.readouterr().out)
     assert cli.main(["baseline", "save", "own.py:step", *short, more, "--force"]) == 0

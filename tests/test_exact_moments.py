@@ -452,7 +452,11 @@ def trapezoid(p: Tensor, hard: Tensor, step: Tensor) -> Tensor:
     return torch.where(hard > 0.5, (1 - p) / 2, p / 2) * step
 
 
-@pytest.mark.parametrize(("family", "jacobian"), [(Categorical(3), zgr), (Bernoulli(), trapezoid)], ids=repr)
+@pytest.mark.parametrize(
+    ("family", "jacobian"),
+    [(Categorical(3), zgr), (Bernoulli(), trapezoid)],
+    ids=lambda x: getattr(x, "__name__", repr(x)),
+)
 def test_reinmax_is_zgr_draw_by_draw(family, jacobian):
     """S8 and S9, for a function that is not quadratic."""
     theta = torch.tensor([-0.7, 0.3, 1.1, -2.0, 0.4, 0.9], dtype=torch.float64).reshape(2, 3)

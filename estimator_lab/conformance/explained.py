@@ -52,13 +52,14 @@ def looks_like(subject: Estimator | GradientSampler, like: Estimator | None, fai
         like: another implementation with the same mean, or None.
         failed: checks, without those that were expected to fail.
 
-    Nothing is said where shapes are wrong or the estimator's own code raises, which says enough.
+    Nothing is said of wrong shapes, nor of an error of the estimator's own code, which say enough.
 
     Cost: that of `estimator_lab.name_causes`.
     """
     from estimator_lab.causes import name_causes
 
-    if not failed or any(o.error or (o.check == "has the right shapes" and "finite" not in o.told) for o in failed):
+    failed = [o for o in failed if not o.error]
+    if not failed or any(o.check == "has the right shapes" and "finite" not in o.told for o in failed):
         return ()
     if any(o.check == "can be repeated" for o in failed):
         return (STATE,)

@@ -24,6 +24,7 @@ from estimator_lab.families import (
 )
 from estimator_lab.problem import Problem
 from estimator_lab.site import SiteSpec
+from estimator_lab.small import numbers
 from estimator_lab.truth import Truth
 
 LAWS: tuple[Family, ...] = (
@@ -39,14 +40,6 @@ LAWS: tuple[Family, ...] = (
     Deterministic(),
 )
 """One law of every kind, those that most estimators are for first."""
-
-
-def numbers(family: Family, value: Tensor) -> Tensor:
-    """One number for each unit ``[..., units]``: its value, or for one-hot values that of its class."""
-    if not family.value_shape:
-        return value
-    count = math.prod(family.value_shape)
-    return value.flatten(-len(family.value_shape)) @ torch.linspace(-0.4, 1.3, count).to(value)
 
 
 def pattern(start: int, count: int, dtype: torch.dtype) -> Tensor:

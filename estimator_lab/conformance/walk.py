@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from estimator_lab.conformance.case import Violation
-from estimator_lab.conformance.points import numbers, pattern
+from estimator_lab.conformance.points import pattern
 from estimator_lab.estimator import Downstream, Estimator
 from estimator_lab.families import Family
 from estimator_lab.noise import Noise
 from estimator_lab.site import Site, SiteSpec
+from estimator_lab.small import numbers
 
 
 class Rounded(Noise):
