@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from estimator_lab.conformance.case import copied
-from estimator_lab.errors import LabError
+from estimator_lab.errors import LabError, in_a_line
 from estimator_lab.estimator import Estimator
 from estimator_lab.sampler import GradientSampler
 
@@ -69,8 +69,8 @@ def looks_like(subject: Estimator | GradientSampler, like: Estimator | None, fai
         found = [cause.words for cause in name_causes(copied(subject), like=copied(like), seconds=SECONDS)]
     except (LabError, TimeoutError) as error:
         return (f"no cause could be examined: {error}",)
-    except Exception:  # of the user's code, on problems that it was not written for
-        return ()
+    except Exception as error:  # of the user's code, on problems that it was not written for
+        return (f"no cause could be examined: {in_a_line(error)}",)
     told = {_without_numbers(o.told) for o in failed}
     return tuple(words for words in found if _without_numbers(words) not in told)
 
