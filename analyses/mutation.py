@@ -24,9 +24,9 @@ The file holds:
   ``words``, ``fit`` or null), ``naming`` (its processor time), and ``outcomes``: for every check ``check``,
   ``status``, ``told``, ``draws`` (replicates that the failure took, 0: no chance involved), ``seconds`` (processor
   time).
-- ``held_out``: the same of mutants that were written blind, in two sets, and are no part of the corpus. The terms of
-  `name_causes` were revised after each set was first measured (13 of 20 and 11 of 17 true causes named first), so that
-  what is measured now is no longer blind.
+- ``held_out``: the same of mutants that were written before they were tried, in two sets, and are no part of the
+  corpus. The terms of `name_causes` were revised after each set was first measured (13 of 20 and 11 of 17 true causes
+  named first), so that what is measured now is no longer blind.
 - ``checks``: for each name, of the corpus without equivalent mutants: ``run`` (those it was run on and had something to
   say of: it was not skipped), ``kills``, ``rate`` (kills over run), ``share`` (kills over all mutants), ``only``
   (mutants that no other check kills), ``first`` (how many it kills first), ``certain`` (kills without chance: exact, or

@@ -202,7 +202,7 @@ def both(mutants: Sequence[Json]) -> str:
 def blind() -> str:
     """What the naming was worth on mutants held out before any of its terms was revised."""
     sets = " and ".join(f"{hit} of {every}" for hit, every in BLIND)
-    return f"Blind, before the terms were revised, the true cause was named first for {sets}, in two sets."
+    return f"When they were new, before the terms were revised, the true cause was named first for {sets}, in two sets."
 
 
 def question(study: Study, found: Json) -> list[Block]:
@@ -432,10 +432,11 @@ def held_out(found: Json) -> list[Block]:
     return [
         text(
             "Corpus, checks and causes grew together, so that a full score says little about the next mistake. Further"
-            f" mistakes were therefore written blind, in two sets of {sets}: with their labels, from the list of"
-            " historic mistakes and not from the terms that name_causes compares.",
+            f" mistakes were therefore written before they were tried, in two sets of {sets}: with their labels, from the list"
+            " of historic mistakes and not from the terms that name_causes compares.",
             blind(),
-            "They have been revised since: what is measured here is after that, and therefore no longer blind.",
+            "Their author had read the terms. These have been revised since: what is measured here is after that, and"
+            " therefore no longer blind.",
         ),
         text(
             f"Of {len(mutants)}, {both(mutants)}.",

@@ -1,8 +1,8 @@
-"""Broken estimators that were written blind and are no part of the corpus.
+"""Broken estimators that were written before they were tried, and are no part of the corpus.
 
-They were written in two sets of 20 and 17, with their labels, from the list of historic mistakes and not from the
-candidate terms. Measured blind, before the terms were revised, the true cause was named first for 13 of 20 and for 11
-of 17. The terms have been revised since, so that what is measured now is no longer blind.
+They were written in two sets of 20 and 17, with their labels, from the list of historic mistakes; their author had read
+the candidate terms. When new, before the terms were revised, the true cause was named first for 13 of 20 and for 11 of
+17. The terms have been revised since, so that what is measured now is no longer blind.
 """
 
 import numpy as np
