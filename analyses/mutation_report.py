@@ -432,8 +432,8 @@ def held_out(found: Json) -> list[Block]:
     return [
         text(
             "Corpus, checks and causes grew together, so that a full score says little about the next mistake. Further"
-            f" mistakes were therefore written before they were tried, in two sets of {sets}: with their labels, from the list"
-            " of historic mistakes and not from the terms that name_causes compares.",
+            f" mistakes were therefore written before they were tried, in two sets of {sets}: with their labels, from"
+            " the list of historic mistakes and not from the terms that name_causes compares.",
             blind(),
             "Their author had read the terms. These have been revised since: what is measured here is after that, and"
             " therefore no longer blind.",
