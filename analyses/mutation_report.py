@@ -81,6 +81,7 @@ def course(found: Json) -> Figure:
     if limits := style.log_limits(times):
         style.logarithmic(left, "x", limits)
     left.set_title("all checks, by time")
+    left.xaxis.set_major_formatter(FuncFormatter(lambda x, _: rounded(x)))
     left.set_xlabel("processor time until the first check fails (s)")
     left.set_ylabel("broken estimators found")
     sizes = sorted(m["sampled"] for m in mutants if m["sampled"] is not None)
@@ -187,22 +188,22 @@ def verdict(found: Json) -> tuple[str, str, list[str]]:
 
 
 def both(mutants: Sequence[Json]) -> str:
-    """How many are found, and how many named, among those that are found and among those that are not."""
+    """How many are found, how many named, and how many of these are not found."""
     seen = [m for m in mutants if m["killed"]]
     lost = [m for m in mutants if not m["killed"]]
     named = [sum(true_first(m) for m in own) for own in (seen, lost)]
-    said = f"{len(seen)} {'is' if len(seen) == 1 else 'are'} found, and for {named[0]} of these the true cause is named"
-    said += " first"
-    if lost:
-        said += f"; of the {len(lost)} that no check finds it is named first for {named[1] or 'none'}"
-        said += f", which makes {sum(named)} of {len(mutants)}"
+    said = f"{len(seen)} {'is' if len(seen) == 1 else 'are'} found, and {sum(named)} have their true cause named first"
+    if len(lost) == 1:
+        said += f"; the one that no check finds is {'' if named[1] else 'not '}among them"
+    elif lost:
+        said += f", {named[1] or 'none'} of them among the {len(lost)} that no check finds"
     return said
 
 
 def blind() -> str:
     """What the naming was worth on mutants held out before any of its terms was revised."""
     sets = " and ".join(f"{hit} of {every}" for hit, every in BLIND)
-    return f"When they were new, before the terms were revised, the true cause was named first for {sets}, in two sets."
+    return f"When they were new, before the terms were revised, the true cause was named first for {sets}."
 
 
 def question(study: Study, found: Json) -> list[Block]:
@@ -214,9 +215,8 @@ def question(study: Study, found: Json) -> list[Block]:
         text(
             "Would the checks notice a mistake? The corpus holds"
             f" {plural(s['mutants'], 'small estimator')} in {plural(themes, 'group')}, each broken in one way:"
-            f" {threads} of the mistakes are those of public threads, the others are canonical."
-            " Every one of them looks like an estimator. All go through the default checks of check_estimator, as do"
-            " the healthy estimators of the catalogue."
+            f" {threads} of the mistakes were reported in public issues, the others are canonical."
+            " All go through the default checks of check_estimator, as do the healthy estimators of the catalogue."
         ),
         study.figure(
             course(found),
@@ -260,7 +260,7 @@ def checks(study: Study, found: Json) -> list[Block]:
     """What each check kills, in a table and as a matrix."""
     every, total = tally(found), len(real(found))
     columns = [("Check", "left", "1fr"), ("Run", "right", "auto"), ("Found", "right", "auto")]
-    columns += [("of run (%)", "right", "auto"), ("of all (%)", "right", "auto"), ("Alone", "right", "auto")]
+    columns += [("% of run", "right", "auto"), ("% of all", "right", "auto"), ("Alone", "right", "auto")]
     columns += [("First", "right", "auto"), ("Surely", "right", "auto"), ("Draws", "right", "auto")]
     columns += [("ms", "right", "auto")]
 
@@ -272,12 +272,12 @@ def checks(study: Study, found: Json) -> list[Block]:
             *(f"{100 * c['kills'] / n:.0f}" if n and c["kills"] else muted(ABSENT) for n in (c["run"], total)),
             *(count(c[k]) if c[k] else muted(ABSENT) for k in ("only", "first", "certain")),
             muted(ABSENT) if math.isnan(c["draws"]) else count(c["draws"]),
-            ABSENT if math.isnan(c["seconds"]) else rounded(1000 * c["seconds"], most=2),
+            milliseconds(c["seconds"]),
         ]
 
     parts: list[tuple[str, list[list[Any]]]] = []
     for claims, own in groupby(every.items(), lambda item: item[0].startswith("unbiased: ")):
-        head = "Is unbiased, for all laws of units together, on" if claims else "Laws of every estimator"
+        head = "Is unbiased, on" if claims else "Laws of every estimator"
         head += ", continued" if head in [name for name, _ in parts] else ""
         parts.append((head, [line(k, v) for k, v in own]))
     blocks = [
@@ -288,7 +288,12 @@ def checks(study: Study, found: Json) -> list[Block]:
             " by an exact sum or by structure. Draws are replicates, the median over those that fail by chance; ms is"
             " the median of the processor time in milliseconds."
         ),
-        table(columns, parts, "Checks in the order in which they are run."),
+        table(
+            columns,
+            parts,
+            "Checks in the order in which they are run. A line counts a claim once, whatever its units: Bernoulli,"
+            f" categorical or Gaussian, so that {len(found['checks'])} checks have {len(every)} lines.",
+        ),
     ]
     order = list(every)
     mutants = sorted(
@@ -312,23 +317,28 @@ def checks(study: Study, found: Json) -> list[Block]:
     return blocks
 
 
+def milliseconds(seconds: float) -> str:
+    """A time in ms, of which the file keeps one decimal."""
+    return "< 0.1" if seconds < 1e-4 else rounded(1000 * seconds, most=2)
+
+
 def checks_words(every: Mapping[str, Json]) -> str:
     """Which checks the score rests on."""
     if not every:
         return "No check was run."
     most = max(c["kills"] for c in every.values())
-    leading = [f"“{k}” (of the {c['run']} it applies to)" for k, c in every.items() if c["kills"] == most]
+    leading = [k for k, c in every.items() if c["kills"] == most]
     needed = [k for k, c in every.items() if c["only"]]
     idle = [k for k, c in every.items() if c["run"] and not c["kills"]]
     said = [
-        f"The check that finds most is {leading[0]}: {most}."
+        f"“{leading[0]}” finds most: {most} of the {every[leading[0]]['run']} it applies to."
         if len(leading) == 1
-        else f"The checks that find most, {most} each, are {listed(leading)}."
+        else f"{listed(f'“{k}”' for k in leading)} find most: {most} each."
     ]
     if needed:
         alone = sum(every[k]["only"] for k in needed)
         said.append(
-            f"{plural(alone, 'broken estimator')} {'is' if alone == 1 else 'are'} found by one check only, so that"
+            f"{plural(alone, 'broken estimator')} {'is' if alone == 1 else 'are'} found by a single check:"
             f" {'none of ' if len(needed) > 1 else ''}the {plural(len(needed), 'check')} with an entry under “Alone”"
             f" can {'' if len(needed) > 1 else 'not '}be left out."
         )
@@ -355,13 +365,13 @@ def replicates(found: Json) -> list[Block]:
     parts = [("Shown by draws alone after", rows), ("Never shown by draws alone", never)]
     return [
         text(
-            "The checks sum over all random numbers where there are few, and look at shapes, paths and dependence: what"
-            f" finds {sure} of {len(mutants)} first involves no chance. With draws alone, the mean is held against the"
-            " true gradient after 256, 512, … replicates at every point where it is wrong, and where the healthy"
-            " estimator is biased against the mean of that one. All looks and points share a false-alarm rate of"
-            f" {rate(found['alpha'])}. Draws never show a mistake that leaves the mean right. Some of the broken"
-            " estimators cannot be measured at all: they are not finite, keep a state or mix replicates. And some"
-            " biases are too small for so many draws, or come with draws that are all alike."
+            "The checks sum over all random numbers where there are few, and look at shapes, paths and dependence:"
+            f" the first to fail involves no chance for {sure} of {len(mutants)}. Here draws are looked at alone:"
+            " after 256, 512, … replicates the mean is held against the true gradient, at every point where it is"
+            " wrong, or against the mean of the healthy estimator where that is biased. All looks and points share a"
+            f" false-alarm rate of {rate(found['alpha'])}. Draws never show a mistake that leaves the mean right. Some"
+            " of the broken estimators cannot be measured at all: they are not finite, keep a state or mix"
+            " replicates. Other biases are too small for so many draws, or come with draws that are all alike."
         ),
         ruled(columns, [p for p in parts if p[1]], "How many replicates it takes where only draws are looked at."),
     ]
@@ -401,8 +411,8 @@ def named(found: Json) -> list[Block]:
         "What a broken estimator looks like is said by name_causes, likeliest first. What comes first is the true"
         f" cause for {len(hit)} of {len(mutants)} ({percent(share, 2)})"
         + (f"; of the other {len(missed)}, {listed(rest)}" if rest else "")
-        + f". It takes {duration(middle)} in the median. The code is not known to it: different mistakes may have one"
-        " mean, and it says what that is consistent with."
+        + f". It takes {duration(middle)} in the median. It does not read the code: different mistakes may have one"
+        " mean, and it says what that mean is consistent with."
     )
     shown = [ruled(columns, [("", rows)], "Where the true cause is not the one named first.")] if rows else []
     return [text(said), *shown]
@@ -433,10 +443,10 @@ def held_out(found: Json) -> list[Block]:
         text(
             "Corpus, checks and causes grew together, so that a full score says little about the next mistake. Further"
             f" mistakes were therefore written before they were tried, in two sets of {sets}: with their labels, from"
-            " the list of historic mistakes and not from the terms that name_causes compares.",
+            " the list of historic mistakes and not from the terms that name_causes compares, which their author had"
+            " read.",
             blind(),
-            "Their author had read the terms. These have been revised since: what is measured here is after that, and"
-            " therefore no longer blind.",
+            "What is measured here is after that revision, and no longer blind.",
         ),
         text(
             f"Of {len(mutants)}, {both(mutants)}.",
@@ -468,10 +478,12 @@ def healthy(found: Json) -> list[Block]:
     rows = [
         [
             h["estimator"],
-            *(count(h["counts"][k]) for k in ("passed", "skipped", "inconclusive")),
-            count(h["counts"]["expected failure"]) if h["counts"]["expected failure"] else muted(ABSENT),
-            {"text": listed(h["failed"]), "tone": "bad"} if h["failed"] else "none",
-            {"text": listed(h["named"]), "tone": "bad"} if h["named"] else "none",
+            *(
+                count(h["counts"][k]) if h["counts"][k] else muted(ABSENT)
+                for k in ("passed", "skipped", "inconclusive", "expected failure")
+            ),
+            {"text": listed(h["failed"]), "tone": "bad"} if h["failed"] else muted("none"),
+            {"text": listed(h["named"]), "tone": "bad"} if h["named"] else muted("none"),
             f"{h['seconds']:.1f}",
         ]
         for h in found["healthy"]
@@ -480,11 +492,12 @@ def healthy(found: Json) -> list[Block]:
     alarms = found["summary"]["alarms"]
     return [
         text(
-            f"{plural(total, 'check')} that had something to say were run on {plural(len(rows), 'healthy estimator')},"
-            f" on all laws that each is for, with {plural(alarms, 'alarm') if alarms else 'no alarm'}. For each"
-            f" estimator an alarm comes with a probability of at most {rate(found['alpha'])}. Undecided is what"
-            f" {count(found['draws'])} draws at the points with heavy noise leave open; it fails nothing. Declared are"
-            " failures by definition, which have to come: estimators that drop a gradient have a dead path."
+            f"{plural(total, 'check')} were run on {plural(len(rows), 'healthy estimator')}, on all laws that each is"
+            f" for, with {plural(alarms, 'alarm') if alarms else 'no alarm'}. For each estimator an alarm comes with a"
+            f" probability of at most {rate(found['alpha'])}. Skipped: the check does not apply. Not decided: the noise"
+            f" of {count(found['draws'])} draws leaves it open, which fails nothing. Declared: a failure by"
+            " definition, which has to come, since estimators that drop a gradient have a dead path. Causes: what"
+            " name_causes says is wrong."
         ),
         {
             **table(columns, [("", rows)], "The catalogue of healthy estimators under the same checks, on all laws."),
@@ -504,7 +517,7 @@ def equivalent(found: Json) -> list[Block]:
         [
             m["name"],
             mistake(m),
-            m["equivalent"],
+            m["equivalent"].replace(" - ", " − "),
             count(m["same"]["points"]),
             "0" if not m["same"]["gap"] else power_of_ten(math.ceil(math.log10(m["same"]["gap"]))),
         ]
@@ -513,12 +526,12 @@ def equivalent(found: Json) -> list[Block]:
     killed = [m["name"] for m in own if m["killed"]]
     return [
         text(
-            "A change that keeps the law of the estimator cannot be found, and must not be. Besides the argument, mean,"
-            " variance and third moment of every gradient were summed over all outcomes of the random numbers, and"
-            " compared with those of the healthy estimator.",
+            "A change that keeps the law of the estimator cannot be found, and must not be. The argument was checked:"
+            " mean, variance and third moment of every gradient were summed over all outcomes of the random numbers,"
+            " and compared with those of the healthy estimator.",
             f"Found all the same: {listed(killed)}." if killed else "No check fails.",
         ),
-        ruled(columns, [("", rows)], "Equivalent mutants; gaps of moments relative to the largest."),
+        ruled(columns, [("", rows)], "Equivalent changes; gaps of moments relative to the largest."),
     ]
 
 
@@ -558,10 +571,10 @@ def corpus(found: Json) -> tuple[str, Block]:
     return "The corpus", ruled(
         columns,
         parts,
-        "Every broken estimator: its mistake, with the public thread if it comes from one and is not canonical; the"
-        " cause that a diagnosis should name; the first check that fails; the replicates that this took, or “sure”"
-        " where no chance was involved; and the processor time until then, in seconds. A cause on yellow: another one,"
-        " or none, is named first. On red: no check fails.",
+        "Every broken estimator: its mistake, with the public issue that it comes from, if any; the cause that a"
+        " diagnosis should name; the first check that fails; the replicates that this took, or “sure” where no chance"
+        " was involved; and the processor time until then, in seconds. A cause on yellow: another one, or none, is"
+        " named first. On red: no check fails.",
     )
 
 
@@ -580,7 +593,7 @@ def found_by(mutant: Json) -> Any:
 def render(found: Json) -> bytes:
     """The PDF."""
     tone, headline, lines = verdict(found)
-    facts = [("Mutants", count(found["summary"]["mutants"])), ("Checks", count(len(found["checks"])))]
+    facts = [("Broken", count(found["summary"]["mutants"])), ("Checks", count(len(found["checks"])))]
     facts += [("Healthy", count(len(found["healthy"])))] if found["healthy"] else []
     facts += [("False-alarm rate", rate(found["alpha"])), ("Measured in", duration(found["seconds"]))]
     study = Study(
@@ -603,8 +616,8 @@ def render(found: Json) -> bytes:
         ("How many draws it takes", replicates(found)),
         ("Is the cause named?", named(found)),
         ("Mistakes that were held out", held_out(found)),
-        ("Healthy estimators", healthy(found)),
         ("Equivalent changes", equivalent(found)),
+        ("Healthy estimators", healthy(found)),
         ("How it was measured", measured(found)),
     ]
     return study.render()

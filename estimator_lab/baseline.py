@@ -24,7 +24,7 @@ from estimator_lab.record import Record
 from estimator_lab.sampler import GradientSampler
 from estimator_lab.saving import plain, restored
 from estimator_lab.statistics import test_unbiased
-from estimator_lab.statistics.two_sample import Spectrum, bias_power, fewest, rise_power
+from estimator_lab.statistics.two_sample import STAGES, bias_power, fewest, rise_power
 from estimator_lab.truth import Truth
 
 if TYPE_CHECKING:
@@ -201,10 +201,11 @@ class Baseline:
         found = kept(record)
         if found.reference == "truth":
             for name, group in under_test(record, truth).items():
-                if test_unbiased(group) * len(found.groups) < alpha:
+                if (p := test_unbiased(group) * len(found.groups)) < alpha:
                     raise UsageError(
-                        f"{found.estimator} claims to be unbiased and is not at {name} of {found.problem}: a baseline "
-                        "keeps what is right; mend it, or declare unbiased = False"
+                        f"{found.estimator} claims to be unbiased and is not at {name} of {found.problem} "
+                        f"(p = {p:.1g}, below {alpha:g}): a baseline keeps what is right; mend it, or declare "
+                        "unbiased = False"
                     )
         timed = pace(measurement)
         return replace(
@@ -257,23 +258,14 @@ class Baseline:
             stored: draws of the baseline for each draw of a stage; 0: as many as it has.
         """
         share = alpha / max(2 * len(self.groups), 1)
-        pairs = [(group, metric) for group in self.groups for metric in ("variance", "mean")]
-        return tuple(Need(g.name, metric, self.draws(g, metric, share, stored)) for g, metric in pairs)
 
-    def draws(self, group: Kept, metric: str, alpha: float, stored: float = 0.0) -> float:
-        """Draws per stage that have a power of 0.99; inf if the baseline is too short, nan if none can be planned.
+        def draws(group: Kept, metric: str) -> float:
+            def power(draws: float) -> float:
+                return self.power(group, metric, draws, share, stored * draws)
 
-        Args:
-            group: one of this baseline's.
-            metric: "variance" or "mean".
-            alpha: false-alarm rate of this metric.
-            stored: as for ``plan``.
-        """
+            return math.nan if math.isnan(power(SMALLEST)) else fewest(power, POWER)
 
-        def power(draws: float) -> float:
-            return self.power(group, metric, draws, alpha, stored * draws)
-
-        return math.nan if math.isnan(power(SMALLEST)) else fewest(power, POWER)
+        return tuple(Need(g.name, metric, draws(g, metric)) for g in self.groups for metric in ("variance", "mean"))
 
     def needed(self, alpha: float = ALPHA, stored: float = 0.0) -> float:
         """Draws per stage with which a check finds all that is planned; inf if the baseline is too short for that.
@@ -286,6 +278,10 @@ class Baseline:
 
     def power(self, group: Kept, metric: str, draws: float, alpha: float, stored: float = 0.0) -> float:
         """Chance that a check of so many draws per stage finds what it is planned for; nan where none can be planned.
+
+        A lower bound, as far as the errors and the spectrum that were kept are right: both stages find it at least
+        with twice the chance of one, less one; a shift is taken along the largest variance; and stages that too few
+        draws carry find nothing.
 
         Args:
             group: one of this baseline's.
@@ -300,12 +296,15 @@ class Baseline:
         if group.still:
             return 1.0
         if metric == "variance":
-            return rise_power(self.replicates * group.error**2, draws, stored, self.increase, alpha)
-        scale = self.scale(group)
-        if not scale > 0:
-            return math.nan
-        noisy = stored if self.reference == "baseline" else math.inf
-        return bias_power(Spectrum(*group.spectrum), draws, noisy, self.margin * scale, alpha, group.freedom + 1)
+            cv2 = self.replicates * group.error**2
+            chance = rise_power(cv2, draws, stored, self.increase, alpha, group.freedom + 1)
+        else:
+            scale = self.scale(group)
+            if not scale > 0:
+                return math.nan
+            noisy = stored if self.reference == "baseline" else math.inf
+            chance = bias_power(group.covariance, draws, noisy, self.margin * scale, alpha, group.freedom + 1)
+        return max(chance - STAGES * group.silence(draws / self.replicates), 0.0)
 
     def scale(self, group: Kept) -> float:
         """What a shift of the mean is relative to: the length of the true gradient, or of the mean if that is longer.
@@ -314,7 +313,7 @@ class Baseline:
         explains does not count: where the true gradient is zero, too, a shift has no scale, and this is 0.
         """
         square = sum(value**2 for value in group.mean)
-        noise = (group.spectrum[0] + APART * math.sqrt(2 * group.spectrum[1])) / self.replicates
+        noise = (group.covariance.trace + APART * math.sqrt(2 * group.covariance.trace2)) / self.replicates
         return max(group.norm, math.sqrt(square) if square > noise else 0.0)
 
     def check(self, estimator: Estimator | GradientSampler, on: Problem | None = None, **options: Any) -> "Comparison":

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import math
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,17 +24,20 @@ ALPHA = 1e-4
 
 DESCRIPTION = """Keep what an estimator does today, and hold later code against it.
 
-A baseline is a small JSON file for one estimator on one problem: variances with their errors, means where they are
-needed, costs, versions. No draw is kept or compared, so that it holds across devices and versions of torch.
+A baseline is a small JSON file for one estimator on one problem: variances
+with their errors, means where they are needed, costs, versions. No draw is
+kept or compared, so that it holds across devices and versions of torch.
 
   estimator-lab baseline save DisARM --on OneBit
-  estimator-lab baseline check                       # all files of the folder 'baselines'
-  estimator-lab baseline accept baselines/disarm--onebit.json --reason 'antithetic pairs'"""
+  estimator-lab baseline check               # all files of the folder baselines
+  estimator-lab baseline accept baselines/disarm--one-bit-f8f670.json \\
+    --reason 'antithetic pairs'"""
 
-EPILOG = """exit codes of check: 0 nothing got worse, 1 something did, 2 inconclusive (1 with --strict), 3 wrong usage,
-4 the measurement failed, 130 interrupted. A file that cannot be checked does not keep the others from it; its code is
-the one returned. Files of a folder that name no estimator are left to the tests that wrote them. diff informs: 0
-whatever it finds."""
+EPILOG = """exit codes of check: 0 nothing got worse, 1 something did, 2 inconclusive
+(1 with --strict), 3 wrong usage, 4 the measurement failed, 130 interrupted. A
+file that cannot be checked does not keep the others from it; its code is the
+one returned. Files of a folder that name no estimator are left to the tests
+that wrote them. diff informs: 0 whatever it finds."""
 
 DIFF = """What two files differ in beyond their noise. It informs, and returns 0 whatever it finds; check judges."""
 
@@ -44,7 +49,7 @@ def register(commands: Any, kind: type[argparse.ArgumentParser]) -> None:
         commands: what ``add_subparsers`` returned.
         kind: of the parsers.
     """
-    from estimator_lab.cli import _positive, _share, _whole
+    from estimator_lab.cli import TARGET, _positive, _share, _whole
 
     whole = _positive(_whole, "whole number")
     top = commands.add_parser(
@@ -55,8 +60,12 @@ def register(commands: Any, kind: type[argparse.ArgumentParser]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = top.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=kind)
-    save = actions.add_parser("save", help="measure, and write one file for each estimator and problem")
-    save.add_argument("target", nargs="+", metavar="TARGET", help="an estimator, as for diagnose")
+    save = actions.add_parser(
+        "save",
+        help="measure, and write one file for each estimator and problem",
+        description="Measure, and write one file for each estimator and problem.",
+    )
+    save.add_argument("target", nargs="+", metavar="TARGET", help=TARGET)
     save.add_argument("--on", action="append", metavar="PROBLEM", help="a problem, or 'networks' (default: toys)")
     save.add_argument("--folder", type=Path, default=Path(FOLDER), help=f"where to (default: {FOLDER})")
     save.add_argument(
@@ -81,7 +90,7 @@ def register(commands: Any, kind: type[argparse.ArgumentParser]) -> None:
         "--alpha",
         type=_positive(float, "number", 1),
         default=ALPHA,
-        help="chance that anything is called worse although nothing changed, all files together (default: 0.0001)",
+        help="chance that anything is called worse although nothing changed, all files together (default: 1e-4)",
     )
     check.add_argument(
         "--slower",
@@ -100,7 +109,8 @@ def register(commands: Any, kind: type[argparse.ArgumentParser]) -> None:
     accept.add_argument("path", nargs="+", type=Path, metavar="FILE")
     accept.add_argument("--reason", required=True, metavar="TEXT", help="why the change is meant; kept in the file")
     for one in (save, check, accept):
-        one.add_argument("--replicates", type=whole, metavar="N", help="draws at most, of a stage where it is a check")
+        most = "draws of each of its two stages at most" if one is check else "draws at most"
+        one.add_argument("--replicates", type=whole, metavar="N", help=most)
         one.add_argument("--seed", type=int, default=None if one is accept else 0, help="of the draws (default: 0)")
 
 
@@ -113,13 +123,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _save(arguments: argparse.Namespace) -> int:
-    from estimator_lab.baseline import Baseline, ratio
+    from estimator_lab.baseline import Baseline, enough, ratio
     from estimator_lab.baseline_origin import path_for
-    from estimator_lab.cli import _Progress
+    from estimator_lab.cli import _Progress, _require_writable
+    from estimator_lab.diagnosis import writable
     from estimator_lab.loading import load_estimator, load_problems
     from estimator_lab.sampler import GradientSampler
     from estimator_lab.study import misfit
 
+    enough(arguments.replicates)
     pairs: list[tuple[str, Any, str, Any]] = []
     for target in arguments.target:
         estimator = load_estimator(target)
@@ -138,11 +150,14 @@ def _save(arguments: argparse.Namespace) -> int:
                     pairs.append((target, estimator, name if len(problems) == 1 else repr(problem), problem))
         if refusals and not any(one is estimator for _, one, _, _ in pairs):
             raise UsageError(f"{refusals[0]}; name a problem with such sites, see estimator-lab list problems")
-    paths = [path_for(estimator, problem, arguments.folder) for _, estimator, _, problem in pairs]
-    if not arguments.force and (there := [path for path in paths if path.exists()]):
+    plan = {path_for(pair[1], pair[3], arguments.folder): pair for pair in pairs}
+    if not arguments.force and (there := [path for path in plan if path.exists()]):
         raise UsageError(f"{there[0]} exists; accept the change with estimator-lab baseline accept, or add --force")
+    with writable(arguments.folder):
+        arguments.folder.mkdir(parents=True, exist_ok=True)
+    _require_writable(*plan)
     with _Progress("baselines") as progress:
-        for i, ((target, estimator, name, problem), path) in enumerate(zip(pairs, paths, strict=True)):
+        for i, (path, (target, estimator, name, problem)) in enumerate(plan.items()):
             with _told(target):
                 found = Baseline.measure(
                     estimator,
@@ -154,10 +169,11 @@ def _save(arguments: argparse.Namespace) -> int:
                     wrt=("unit",) if arguments.units_only else ("unit", "weight"),
                     target=target,
                     named=name,
-                    progress=_counted(progress.update, f"{i + 1} of {len(pairs)}"),
+                    progress=_counted(progress.update, f"{i + 1} of {len(plan)}"),
                 )
             found.save(path)
-            print(f"wrote {path}, {found.replicates:,} draws; {_needs(found, ratio(estimator))}")
+            most = math.inf if arguments.replicates else found.replicates // 4  # a check's share of save's default
+            print(f"wrote {path}, {found.replicates:,} draws; {_needs(found, ratio(estimator), most)}")
     return 0
 
 
@@ -166,8 +182,8 @@ def _counted(progress: "Progress", count: str) -> "Progress":
     return lambda label, done, total: progress(f"{count}, {label}", done, total)
 
 
-def _needs(baseline: "Baseline", ratio: int) -> str:
-    """What a check against a baseline will draw."""
+def _needs(baseline: "Baseline", ratio: int, most: float) -> str:
+    """What a check against a baseline needs, and the remedy where that is more than it draws by itself."""
     from estimator_lab.conclusion import rounded_up
 
     needed = baseline.needed(ALPHA)
@@ -175,13 +191,17 @@ def _needs(baseline: "Baseline", ratio: int) -> str:
         do = baseline.needed(ALPHA, stored=ratio)
         remedy = f"--replicates {rounded_up(ratio * do)}" if do < needed else "a larger --margin"
         return f"too few to find what is planned: save it with {remedy}"
-    return f"a check needs {max(needed, 1024):,.0f}"
+    remedy = f": give it --replicates {rounded_up(needed)}, or save with a larger --margin" if needed > most else ""
+    return f"a check needs {rounded_up(max(needed, 1024)):,}{remedy}"
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    from estimator_lab.baseline import Baseline, enough
     from estimator_lab.baseline_check import worst
+    from estimator_lab.baseline_names import located
     from estimator_lab.cli import EXIT, _Progress
 
+    enough(arguments.replicates)
     paths = arguments.path or [Path(FOLDER)]
     files, left = _files(paths)
     if left and not files:
@@ -194,7 +214,8 @@ def _check(arguments: argparse.Namespace) -> int:
     with _Progress("baselines") as progress:
         for path in files:
             try:
-                comparison = _compared(path, arguments, arguments.alpha / len(files), progress.update)
+                baseline = Baseline.load(path)
+                comparison = _compared(baseline, path, arguments, arguments.alpha / len(files), progress.update)
             except LabError as error:
                 failed.append((path, error))
                 entries.append({"path": str(path), "error": str(error)})
@@ -205,6 +226,12 @@ def _check(arguments: argparse.Namespace) -> int:
                 print(comparison.summary())
                 if comparison.status == "violated" and comparison.acceptable:
                     print(f"  if that is meant: estimator-lab baseline accept {path} --reason '...'")
+                elif comparison.status == "violated" and not comparison.of("non-finite"):
+                    named = [
+                        located(baseline.target, path),
+                        *(["--on", located(baseline.on, path)] if baseline.on else []),
+                    ]
+                    print(f"  estimator-lab diagnose {shlex.join(named)} says what it looks like")
     _complain(failed)
     status = worst(told)
     if arguments.json:
@@ -224,12 +251,12 @@ def _check(arguments: argparse.Namespace) -> int:
     return EXIT["violated"] if arguments.strict and status == "inconclusive" else EXIT[status]
 
 
-def _compared(path: Path, arguments: argparse.Namespace, alpha: float, progress: "Progress") -> "Comparison":
+def _compared(
+    baseline: "Baseline", path: Path, arguments: argparse.Namespace, alpha: float, progress: "Progress"
+) -> "Comparison":
     """One file held against what its estimator does now."""
-    from estimator_lab.baseline import Baseline
     from estimator_lab.baseline_check import check
 
-    baseline = Baseline.load(path)
     with _told(str(path)):
         estimator, problem = _named(baseline, path)
         return check(
@@ -267,20 +294,33 @@ def _diff(arguments: argparse.Namespace) -> int:
 
 
 def _accept(arguments: argparse.Namespace) -> int:
-    from estimator_lab.baseline import Baseline
+    from estimator_lab.baseline import Baseline, enough
     from estimator_lab.baseline_check import accept
     from estimator_lab.baseline_diff import diff
+    from estimator_lab.cli import _Progress, _require_writable
 
+    enough(arguments.replicates)
     for path in arguments.path:
-        old = Baseline.load(path)
-        with _told(str(path)):
-            estimator, problem = _named(old, path)
-            new = accept(
-                old, estimator, problem, reason=arguments.reason, seed=arguments.seed, budget=arguments.replicates
-            )
-        new.save(path)
-        print(f"{path}: {arguments.reason}")
-        print(diff(old, new) or "no difference beyond the noise")
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder; name the files whose change is meant")
+    _require_writable(*arguments.path)
+    with _Progress("baselines") as progress:
+        for i, path in enumerate(arguments.path):
+            old = Baseline.load(path)
+            with _told(str(path)):
+                estimator, problem = _named(old, path)
+                new = accept(
+                    old,
+                    estimator,
+                    problem,
+                    reason=arguments.reason,
+                    seed=arguments.seed,
+                    budget=arguments.replicates,
+                    progress=_counted(progress.update, f"{i + 1} of {len(arguments.path)}"),
+                )
+            new.save(path)
+            print(f"{path}: {arguments.reason}")
+            print(diff(old, new) or "no difference beyond the noise")
     return 0
 
 
@@ -337,9 +377,13 @@ def _named(baseline: "Baseline", path: Path) -> "tuple[Estimator | GradientSampl
 
 @contextmanager
 def _told(label: str) -> Iterator[None]:
-    """What a user's own code raises, as a failed measurement with its cause."""
+    """What a user's own code raises, as a failed measurement with its cause; and a mistake with what it belongs to."""
     try:
         yield
+    except UsageError as error:
+        if label in str(error):
+            raise
+        raise type(error)(f"{label}: {error}") from error.__cause__
     except LabError:
         raise
     except (Exception, SystemExit) as error:

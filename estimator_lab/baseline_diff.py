@@ -27,19 +27,8 @@ def diff(old: Baseline, new: Baseline) -> str:
     Variances that agree within three standard errors are left out, and means whose gap their noise explains.
     """
     lines: list[str] = []
-    simple = (
-        "estimator",
-        "problem",
-        "claim",
-        "reference",
-        "dtype",
-        "wrt",
-        "margin",
-        "increase",
-        "replicates",
-        "losses",
-    )
-    for name in (*simple, "backwards"):
+    simple = ("estimator", "problem", "claim", "reference", "dtype", "wrt", "margin", "increase", "replicates")
+    for name in (*simple, "losses", "backwards"):
         was, now = getattr(old, name), getattr(new, name)
         if was != now and not (was != was and now != now):
             lines.append(f"{name}: {_said(was)} -> {_said(now)}")
@@ -146,6 +135,7 @@ def _moved(a: Kept, b: Kept, old: Baseline, new: Baseline) -> bool:
     if not (a.mean and b.mean) or a.size != b.size:
         return False
     square = float(np.square(np.subtract(a.mean, b.mean)).sum())
-    noise = a.spectrum[0] / old.replicates + b.spectrum[0] / new.replicates
-    scatter = math.sqrt(a.spectrum[1]) / old.replicates + math.sqrt(b.spectrum[1]) / new.replicates
+    pairs = (a.covariance, old.replicates), (b.covariance, new.replicates)
+    noise = sum(one.trace / draws for one, draws in pairs)
+    scatter = sum(math.sqrt(one.trace2) / draws for one, draws in pairs)
     return square > noise + APART * math.sqrt(2) * scatter + (1e-8 * max(old.scale(a), new.scale(b))) ** 2

@@ -8,7 +8,7 @@ import numpy as np
 from estimator_lab.baseline import Baseline
 from estimator_lab.baseline_diff import signed
 from estimator_lab.baseline_group import Kept, estimable, projected, spread_of
-from estimator_lab.conclusion import percent, rounded_up
+from estimator_lab.conclusion import percent
 from estimator_lab.evaluation import EPSILON
 from estimator_lab.statistics import Group, bias_interval, test_unbiased
 from estimator_lab.statistics.two_sample import HIGHEST, Spread, correlation, deviate, moved, rise, threshold
@@ -44,7 +44,7 @@ class Metric:
         first: normal deviate of the first stage, negative for a fall; nan where nothing is tested.
         second: of the second stage; nan where there was none.
         threshold: that both must exceed.
-        power: chance that the check finds what it is planned for; nan where none can be planned.
+        power: chance that the check finds what it is planned for, at least; nan where none can be planned.
     """
 
     group: str
@@ -75,6 +75,8 @@ def judged(
     fresh = spread_of(group)
     variance = _variance(kept, group, fresh, baseline, draws, level)
     mean = _mean(kept, group, fresh, baseline, draws, level, exact)
+    if group.deterministic:
+        return replace(variance, power=1.0), replace(mean, power=1.0)
     return _sighted(variance, kept, baseline, draws, level), _sighted(mean, kept, baseline, draws, level)
 
 
@@ -85,9 +87,7 @@ def _sighted(metric: Metric, kept: Kept, baseline: Baseline, draws: int, level: 
         return metric
     rises = metric.name == "variance"
     aim = f"a rise of {percent(baseline.increase)}" if rises else f"a shift of {percent(baseline.margin)}"
-    need = baseline.draws(kept, metric.name, level)
-    remedy = f"{rounded_up(need):,} would do" if math.isfinite(need) else "save a baseline of more draws"
-    told = f"{draws:,} draws find {aim} with probability {floored(metric.power)} only; {remedy}"
+    told = f"{draws:,} draws find {aim} with probability {floored(metric.power)} only"
     return replace(metric, verdict="inconclusive", words=f"{metric.name} of {kept.name}: {told}")
 
 

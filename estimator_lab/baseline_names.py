@@ -13,7 +13,8 @@ def estimator_name(estimator: object, root: Path, near: ModuleType | None = None
     """A target that ``load_estimator`` makes an equal estimator of; empty where there is none.
 
     Its repr, if that names an entry of the table; else the global that holds it, or the repr, in the module of its
-    class or in one that is near. A module below the root is named by its file, relative to the root.
+    class, in one that is near, or in any below the root that was imported. A module below the root is named by its
+    file, relative to the root. Equal are objects that say so, and those of a class without ``==`` whose attributes are.
 
     Args:
         estimator: what is to be named.
@@ -53,22 +54,31 @@ def located(target: str, path: Path) -> str:
 def _name(thing: object, load: Callable[[str], object], root: Path, near: ModuleType | None) -> str:
     if _loads(repr(thing), load, thing):
         return repr(thing)
-    for module in (sys.modules.get(type(thing).__module__), near):
-        if module is None or module.__name__ == "__main__":
+    first = [m for m in (sys.modules.get(type(thing).__module__), near) if m is not None]
+    others = sorted((m for m in sys.modules.values() if _own(m, root)), key=lambda m: m.__name__)
+    for module in (*first, *others):
+        if module.__name__ == "__main__":
             continue
         held = [name for name, value in vars(module).items() if value is thing and not name.startswith("_")]
-        for name in (*held, repr(thing)):
+        for name in (*held, *[repr(thing)] * (module in first)):
             if _loads(f"{module.__name__}:{name}", load, thing):
-                file = Path(module.__file__ or "")
-                own = file.is_relative_to(root) and "site-packages" not in file.parts
-                return f"{file.relative_to(root).as_posix() if own else module.__name__}:{name}"
+                place = Path(module.__file__ or "").relative_to(root).as_posix() if _own(module, root) else ""
+                return f"{place or module.__name__}:{name}"
     return ""
+
+
+def _own(module: ModuleType, root: Path) -> bool:
+    """Whether a module is a file of the project."""
+    file = Path(getattr(module, "__file__", None) or "")
+    return file.suffix == ".py" and file.is_relative_to(root) and "site-packages" not in file.parts
 
 
 def _loads(target: str, load: Callable[[str], object], thing: object) -> bool:
     """Whether a target gives an equal object; one that cannot be made, or compared, as with tensors, is not."""
     try:
         found = load(target)
-        return type(found) is type(thing) and (found is thing or bool(found == thing))
+        if found is thing or type(found) is not type(thing):
+            return found is thing
+        return bool(vars(found) == vars(thing)) if type(thing).__eq__ is object.__eq__ else bool(found == thing)
     except (LabError, RuntimeError, TypeError, ValueError):
         return False

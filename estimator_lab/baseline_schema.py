@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -47,7 +48,10 @@ def read(path: str | Path, kind: type) -> Data:
             know, or holds something else than it should.
     """
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse)
+        text = Path(path).read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
+        if re.search("^(<<<<<<<|>>>>>>>)", text, re.M):
+            raise UsageError(f"{path} holds the marks of a merge conflict; take one side, and accept the change anew")
+        data = json.loads(text, parse_constant=_refuse)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}; name a file of estimator-lab baseline") from None
     except (ValueError, RecursionError) as error:
@@ -57,7 +61,7 @@ def read(path: str | Path, kind: type) -> Data:
     schema = data.get("schema")
     if type(schema) is not int or not 0 <= schema <= SCHEMA:
         raise UsageError(
-            f"{path} has schema {schema}, this version reads 0 to {SCHEMA}; read it with the version that wrote it"
+            f"{path} has schema {schema!r}, this version reads 0 to {SCHEMA}; read it with the version that wrote it"
         )
     try:
         for step in range(schema, SCHEMA):

@@ -2,11 +2,13 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from copy import copy
 from dataclasses import dataclass
 from itertools import islice
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.func import vmap
@@ -99,8 +101,21 @@ class Chain:
         self.looped = False
         self._folded = problem.foldable
         self._ranks: list[tuple[int, ...]] = []  # of what each step hands on
+        self._value_ranks = [1 + len(spec.value_shape) for spec in problem.sites]
+        self._theta_ranks = [1 + len(spec.theta_shape) for spec in problem.sites]
         self._check_family(estimator)
         self._probe()
+
+    def under(self, estimator: Estimator) -> "Chain":
+        """The same problem under another estimator; what was found out about the problem is not found out again.
+
+        Raises:
+            UsageError: the estimator does not apply to a site's family.
+        """
+        self._check_family(estimator)
+        other = copy(self)
+        other.estimator, other.dead, other.tally = estimator, frozenset(), Tally()
+        return other
 
     def _check_family(self, estimator: Estimator) -> None:
         names = [spec.name for spec in self.problem.sites]
@@ -252,14 +267,17 @@ class Chain:
         """All tensors broadcast to their common leading axes ``[*extra, K, R]``."""
         _, samples, *thetas = groups
         tails = list(self._ranks[len(samples) - 1])
-        for kind, group in zip(("value_shape", "theta_shape"), (samples, *thetas), strict=False):
-            tails += [1 + len(getattr(spec, kind)) for spec, _ in zip(self.problem.sites, group, strict=False)]
+        for ranks, group in zip((self._value_ranks, self._theta_ranks), (samples, *thetas), strict=False):
+            tails += ranks[: len(group)]
         flat = [t for group in groups for t in group]
-        lead = torch.broadcast_shapes(*(t.shape[: t.dim() - tail] for t, tail in zip(flat, tails, strict=True)))
+        leads = [t.shape[: t.dim() - tail] for t, tail in zip(flat, tails, strict=True)]
+        if all(lead == leads[0] for lead in leads):
+            return flat, leads[0]
+        lead = torch.Size(np.broadcast_shapes(*leads))
         return [t.expand(*lead, *t.shape[t.dim() - tail :]) for t, tail in zip(flat, tails, strict=True)], lead
 
     @staticmethod
-    def _grouped(tensors: Sequence[Tensor], groups: tuple[Tensors, ...]) -> Iterator[Tensors]:
+    def _grouped(tensors: Iterable[Tensor], groups: tuple[Tensors, ...]) -> Iterator[Tensors]:
         """A flat list in groups of the lengths of others."""
         rest = iter(tensors)
         return (tuple(islice(rest, len(group))) for group in groups)
@@ -273,21 +291,21 @@ class Chain:
         self, function: Step, weights: Weights, apart: frozenset[str], *groups: Tensors, taps: Taps | None = None
     ) -> Tensors:
         flat, lead = self._flatten(groups)
+        # vmap's own time goes with the nesting of its arguments: they are flat, and shared weights are none of them
+        own = [weights[k] for k in weights if k in apart] + ([flat[0].new_empty(lead[-1])] if taps else [])
 
-        def call(given: tuple[Weights, Tensor | None], tensors: Tensors) -> Tensors:
-            w, mark = given
-            with taps.watching(mark) if taps else nullcontext():
-                return function(w, *self._grouped(tensors, groups))
+        def call(*tensors: Tensor) -> Tensors:
+            rest = iter(tensors)
+            w = {k: next(rest) if k in apart else v for k, v in weights.items()}
+            with taps.watching(next(rest)) if taps else nullcontext():
+                return function(w, *self._grouped(rest, groups))
 
-        dims = {k: 0 if k in apart else None for k in weights}
-        given = weights, flat[0].new_empty(lead[-1]) if taps else None
-        own = dims, 0 if taps else None
-        if not (apart or taps) or math.prod(lead[:-1]) == 1:
+        if not own or math.prod(lead[:-1]) == 1:
             # shared weights, or one path and hence plain batched products: every leading axis is one axis
-            out: Tensors = vmap(call, (own, 0))(given, tuple(t.flatten(0, len(lead) - 1) for t in flat))
+            out: Tensors = vmap(call)(*own, *(t.flatten(0, len(lead) - 1) for t in flat))
             return tuple(t.reshape(*lead, *t.shape[1:]) for t in out)
-        paths = vmap(call, (({k: None for k in weights}, None), 0))
-        out = vmap(paths, (own, 1), 1)(given, tuple(t.flatten(0, len(lead) - 2) for t in flat))
+        paths = vmap(call, (*[None] * len(own), *[0] * len(flat)))
+        out = vmap(paths, (*[0] * len(own), *[1] * len(flat)), 1)(*own, *(t.flatten(0, len(lead) - 2) for t in flat))
         return tuple(t.reshape(*lead, *t.shape[2:]) for t in out)
 
     def _loop(self, function: Step, weights: Weights, apart: frozenset[str], *groups: Tensors) -> Tensors:

@@ -26,16 +26,15 @@ def register(commands: Any) -> None:
     Args:
         commands: what ``add_subparsers`` returned.
     """
-    from estimator_lab.cli import _positive, _whole
+    from estimator_lab.cli import TARGET, _positive, _whole
 
     one = commands.add_parser(
         "check",
         help="hold estimators to the laws that all of them keep",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    one.add_argument("target", nargs="+", metavar="TARGET", help="an estimator, as for diagnose")
+    one.add_argument("target", nargs="+", metavar="TARGET", help=TARGET)
     one.add_argument("--like", metavar="OTHER", help="an estimator that has the same mean, for those that are biased")
     one.add_argument(
         "--alpha",

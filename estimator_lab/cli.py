@@ -33,11 +33,14 @@ _INNER = ("torch", "importlib")  # whose frames say nothing to a user
 
 DESCRIPTION = """Is this gradient estimator right, and what does it cost?
 
-TARGET is a name from `estimator-lab list estimators`, or your own: file.py, file.py:Class or package.module:Class;
-a name may carry arguments, as in 'Rebar(temperature=0.1)'."""
+TARGET is a name from `estimator-lab list estimators`, or your own: file.py,
+file.py:Class or package.module:Class; a name may carry arguments, as in
+'Rebar(temperature=0.1)'."""
 
-EPILOG = """exit codes: 0 sound, 1 a claim is violated, 2 inconclusive, 3 wrong usage, 4 the measurement failed,
-130 interrupted"""
+EPILOG = """exit codes: 0 sound, 1 a claim is violated, 2 inconclusive, 3 wrong usage,
+4 the measurement failed, 130 interrupted"""
+
+TARGET = "an estimator; estimator-lab --help says how to name it"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -111,9 +114,14 @@ def parser() -> argparse.ArgumentParser:
         help="measure one estimator",
         description="Measure one estimator against the truth.",
     )
-    one.add_argument("target", metavar="TARGET")
-    many = commands.add_parser("compare", parents=[study], help="measure several estimators on the same problems")
-    many.add_argument("target", nargs="+", metavar="TARGET")
+    one.add_argument("target", metavar="TARGET", help=TARGET)
+    many = commands.add_parser(
+        "compare",
+        parents=[study],
+        help="measure several estimators on the same problems",
+        description="Measure several estimators on the same problems.",
+    )
+    many.add_argument("target", nargs="+", metavar="TARGET", help=TARGET)
     report = commands.add_parser(
         "report",
         help="write the PDF of a saved result",

@@ -185,15 +185,20 @@ def _fits(found: object, kinds: tuple[type, ...]) -> bool:
 
 
 def _candidates(module: ModuleType, kinds: tuple[type, ...]) -> dict[str, object]:
-    """Public classes and objects of the module's own that fit."""
+    """Public classes and objects that fit, of the module's own or, in a package, of its modules."""
     own = {k: v for k, v in vars(module).items() if not k.startswith("_") and _fits(v, kinds)}
-    return {k: v for k, v in own.items() if not inspect.isclass(v) or v.__module__ == module.__name__}
+    return {k: v for k, v in own.items() if not inspect.isclass(v) or _owns(module, v)}
 
 
 def _functions(module: ModuleType) -> dict[str, object]:
-    """Public functions of the module's own that take no arguments."""
+    """Public functions of the module's own, or of its modules, that take no arguments."""
     own = {k: v for k, v in vars(module).items() if not k.startswith("_") and inspect.isfunction(v)}
-    return {k: v for k, v in own.items() if v.__module__ == module.__name__ and not inspect.signature(v).parameters}
+    return {k: v for k, v in own.items() if _owns(module, v) and not inspect.signature(v).parameters}
+
+
+def _owns(module: ModuleType, made: Any) -> bool:
+    """Whether a class or function was written in the module, or in one of the package that it is."""
+    return f"{made.__module__}.".startswith(f"{module.__name__}.")
 
 
 def _names(found: Mapping[str, object]) -> str:
@@ -218,17 +223,47 @@ def _module(place: str) -> ModuleType:
     path = Path(place)
     if not path.is_file():
         raise UsageError(f"there is no file {place}")
+    folder, dotted = _place(path.resolve())
+    sys.path.insert(0, str(folder))
+    try:
+        return importlib.import_module(dotted) if dotted else _executed(path)
+    except (Exception, SystemExit) as error:
+        raise ImportFailed(f"{place} failed to import on {in_a_line(error)}; mend it there") from error
+    finally:
+        sys.path.remove(str(folder))
+
+
+def _place(path: Path) -> tuple[Path, str]:
+    """The folder that a file is imported from, and its dotted name if it belongs to a package.
+
+    By it the file may import what is beside it as the package does. No name where Python finds another package by it.
+    """
+    names, folder = [path.stem] * (path.stem != "__init__"), path.parent
+    while (folder / "__init__.py").is_file():
+        names, folder = [folder.name, *names], folder.parent
+    if folder == path.parent:
+        return folder, ""
+    sys.path.insert(0, str(folder))
+    try:
+        spec = importlib.util.find_spec(names[0])
+    except (ImportError, ValueError):
+        spec = None
+    finally:
+        sys.path.remove(str(folder))
+    same = spec is not None and Path(spec.origin or "").resolve() == folder / names[0] / "__init__.py"
+    return (folder, ".".join(names)) if same else (path.parent, "")
+
+
+def _executed(path: Path) -> ModuleType:
+    """A file that belongs to no package, as a module of its own."""
     name = f"estimator_lab_user_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up by name
-    sys.path.insert(0, str(path.resolve().parent))
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except BaseException:
         del sys.modules[name]
-        raise ImportFailed(f"{place} failed to import on {in_a_line(error)}; mend it there") from error
-    finally:
-        sys.path.remove(str(path.resolve().parent))
+        raise
     return module

@@ -12,12 +12,15 @@ have in common. Later calls of one test have ever smaller shares, and need more 
 
 import json
 import math
+import os
 import secrets
+import shlex
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -41,6 +44,9 @@ SHOWN = 20
 
 WIDER = (0.15, 0.2, 0.3, 0.5, 1.0)
 """Margins that are proposed where the draws do not do for a smaller one."""
+
+SECONDS = 20.0
+"""Time that the cause of a failure is looked for, at most."""
 
 PATIENCE = 5.0
 """Seconds after which a call that goes on says how far it is, each time."""
@@ -109,6 +115,7 @@ class Ledger:
         sound = [e for e in entries if e.result == "sound"]
         few = all_of_them or len(sound) <= SHOWN
         rows = [(f"{e.rate:.2g}", e.result, e.test, e.what) for e in entries if few or e.result != "sound"]
+        rows = [("rate", "result", "test", "what"), *rows] if rows else []
         widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
         lines = ["  ".join([*(v.ljust(w) for v, w in zip(row, widths, strict=False)), row[3]]) for row in rows]
         if not few:
@@ -219,6 +226,7 @@ class Lab:
         self._test = request.node.nodeid
         self._module = getattr(request.node, "module", None)
         self._config = config
+        self._again = shlex.quote(_selected(request.node, config))
         self.seed = self._ledger.seed
         self.strict = bool(config.getoption("--estimator-lab-strict"))
         self.update = bool(config.getoption("--estimator-lab-update"))
@@ -232,7 +240,8 @@ class Lab:
         """Moments of so many draws, as ``lab.measure`` gives them; no test, and nothing spent."""
         from estimator_lab.measurement import measure
 
-        return measure(problem, estimator, budget, self._seed(0), wrt)
+        with _Told():
+            return measure(problem, estimator, budget, self._seed(0), wrt)
 
     def diagnose(
         self, estimator: "Estimator | GradientSampler", on: "Problem | Sequence[Problem] | None" = None, **options: Any
@@ -249,8 +258,9 @@ class Lab:
         """
         from estimator_lab.study import diagnose
 
+        _own(options)
         call, rate = self._ledger.grant(self._test)
-        with _told():
+        with _Told():
             found = diagnose(estimator, on, seed=self._seed(call), alpha=rate, **options)
         self._judge(call, rate, f"diagnose {estimator.label}", found.status, found.summary())
         return found
@@ -261,8 +271,9 @@ class Lab:
         """Several estimators on the same problems, as ``lab.compare``; fails where any claim is violated."""
         from estimator_lab.study import compare
 
+        _own(options)
         call, rate = self._ledger.grant(self._test)
-        with _told():
+        with _Told():
             found = compare(estimators, on, seed=self._seed(call), alpha=rate, **options)
         self._judge(call, rate, f"compare {len(estimators)} estimators", found.status, found.summary())
         return found
@@ -304,13 +315,20 @@ class Lab:
         from estimator_lab.baseline import Baseline, a_pair, enough, ratio
         from estimator_lab.baseline_names import estimator_name, problem_name
         from estimator_lab.baseline_origin import path_for
+        from estimator_lab.cli import _require_writable
+        from estimator_lab.diagnosis import writable
+        from estimator_lab.estimator import Estimator
 
-        with _told():
+        with _Told():
             a_pair(estimator, on, "hold(estimator, problem)")
             enough(budget)
             path = path_for(estimator, on, self.folder) if baseline is None else self.folder / baseline
             progress = _Progress(self._config, self._test)
+            old = self._kept(path) if path.exists() else None
             if self.update:
+                with writable(path):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                _require_writable(path)  # now, and not after minutes of drawing
                 most = budget and ratio(estimator) * budget
                 target = estimator_name(estimator, self.root, self._module)
                 name = "" if on is None else problem_name(on, self.root, self._module)
@@ -324,20 +342,21 @@ class Lab:
                     named=name,
                     progress=progress,
                 )
-                self._write(path, new, self._short(new, budget, ratio(estimator)))
+                self._write(path, old, new, self._short(new, budget, ratio(estimator)))
                 return None
-            if not path.exists():
+            if old is None:
                 pytest.fail(f"there is no baseline {path}; write it with --estimator-lab-update", pytrace=False)
-            kept = Baseline.load(path)
             call, rate = self._ledger.grant(self._test)
-            found = kept.check(
+            found = old.check(
                 estimator, on, seed=self._seed(call), alpha=rate, budget=budget, slower=slower, progress=progress
             )
         words = found.summary()
         if any(m.name == "claim" for m in found.of("vanished")):
-            words += f"\nif that is meant, delete {path} and write it anew with --estimator-lab-update {self._test!r}"
+            words += f"\nif that is meant, delete {path} and write it anew with --estimator-lab-update {self._again}"
         elif found.status == "violated" and found.acceptable:
-            words += f"\nif that is meant, write the baseline anew with --estimator-lab-update {self._test!r}"
+            words += f"\nif that is meant, write the baseline anew with --estimator-lab-update {self._again}"
+        elif found.status == "violated" and on is not None and isinstance(estimator, Estimator):
+            words += _looks_like(estimator, on)
         self._judge(call, rate, f"{path.name}: {found.plan}", found.status, words)
         return found
 
@@ -356,21 +375,31 @@ class Lab:
         remedy = f"{' or '.join(remedies) or 'no budget'} would do"
         return f"; too short to find {aims}: {remedy}"
 
-    def _write(self, path: Path, new: "Baseline", short: str) -> None:
+    def _kept(self, path: Path) -> "Baseline":
+        """The baseline of a file, or what to do where it cannot be read."""
+        from estimator_lab.baseline import Baseline
+        from estimator_lab.errors import UsageError
+
+        try:
+            return Baseline.load(path)
+        except UsageError as error:
+            remedy = f"in a test: restore a copy, or delete it and run --estimator-lab-update {self._again}"
+            raise UsageError(f"{error}; {remedy}") from None
+
+    def _write(self, path: Path, old: "Baseline | None", new: "Baseline", short: str) -> None:
         """Writes a baseline, and says in the ledger what changed; a file that says the same already stays as it is.
 
         Args:
             path: of the file.
+            old: what it holds, if it is there.
             new: what is written.
             short: what is to be said of its length.
         """
-        from estimator_lab.baseline import Baseline
         from estimator_lab.baseline_diff import diff, successor
         from estimator_lab.errors import UsageError
 
         what = f"wrote {path.name}"
-        if path.exists():
-            old = Baseline.load(path)
+        if old is not None:
             if old.claim and not new.claim:
                 raise UsageError(f"the claim to be unbiased was taken back; if that is meant, delete {path} first")
             changes = diff(old, replace(new, versions=old.versions))
@@ -390,24 +419,72 @@ class Lab:
         self._spent(call, rate, what, status)
         if status == "violated" or (status == "inconclusive" and self.strict):
             alone = f"--estimator-lab-alpha={self._ledger.alpha / self._ledger.tests!r}"  # its part, if run by itself
-            replay = f"replay with --estimator-lab-seed={self.seed} {alone} {self._test!r}"
+            replay = f"replay with --estimator-lab-seed={self.seed} {alone} {self._again}"
             pytest.fail(f"{words}\n{replay}", pytrace=False)
 
     def _spent(self, call: int, rate: float, what: str, result: str) -> None:
         self.entries.append(Entry(self._test, call, what, rate, result, self._ledger.tests))
 
 
-@contextmanager
-def _told() -> Iterator[None]:
-    """A failure that its message explains whole, as that of the test; others keep their traceback."""
-    from estimator_lab.errors import LabError
+def _selected(node: pytest.Item, config: pytest.Config) -> str:
+    """A test as pytest takes it in the folder where it was started; its id is told from the root."""
+    here = config.invocation_params.dir
+    if here == config.rootpath:
+        return str(node.nodeid)
+    return f"{os.path.relpath(node.path, here)}::{node.nodeid.partition('::')[2]}"
+
+
+def _own(options: Mapping[str, Any]) -> None:
+    """Refuses what the run decides."""
+    if taken := [name for name in ("alpha", "seed") if name in options]:
+        raise pytest.fail.Exception(
+            f"{' and '.join(taken)}: of the whole run, and not of a call; leave it out, and see "
+            "--estimator-lab-alpha and --estimator-lab-seed",
+            pytrace=False,
+        )
+
+
+def _looks_like(estimator: "Estimator", problem: "Problem") -> str:
+    """A line on what makes a claim fail; empty where nothing is known."""
+    from estimator_lab.causes import looks_like
 
     try:
-        yield
-    except LabError as error:
-        if error.__cause__ is not None:
-            raise
-        raise pytest.fail.Exception(str(error), pytrace=False) from None
+        causes = looks_like(estimator, problem, seconds=SECONDS)
+    except Exception:  # of the user's code, on small problems that it was not written for; what failed was told
+        causes = ()
+    return f"\n  looks like: {'; or '.join(causes)}" if causes else ""
+
+
+class _Told:
+    """A failure that its message explains whole, as that of the test; others keep the traceback of the user's code."""
+
+    def __enter__(self) -> None:
+        """Nothing to set up."""
+
+    def __exit__(self, _: object, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Raises the failure of a test, or lets the error pass."""
+        from estimator_lab.errors import LabError
+
+        if isinstance(error, LabError) and error.__cause__ is None:
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
+        if isinstance(error, Exception):
+            error.__traceback__ = _of_the_user(trace)
+
+
+def _of_the_user(trace: TracebackType | None) -> TracebackType | None:
+    """A traceback without the frames of this package; all of it where no code of a user was running."""
+    entries = []
+    while trace is not None:
+        entries.append(trace)
+        trace = trace.tb_next
+    paths = [Path(entry.tb_frame.f_code.co_filename) for entry in entries]
+    inside = [Path(__file__).parent in path.parents for path in paths]
+    users = any(not (within or "site-packages" in path.parts) for path, within in zip(paths, inside, strict=True))
+    shown = None
+    for entry, within in zip(reversed(entries), reversed(inside), strict=True):
+        if not (users and within):
+            shown = TracebackType(shown, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+    return shown
 
 
 class _Progress:

@@ -28,7 +28,7 @@ FIRST = (-1.4, 0.8, 0.3, 1.9, -0.5, 1.1, -0.8, 0.6, 1.5)
 
 @dataclass(frozen=True, repr=False)
 class SmallProblem(Problem):
-    """A few units in one or two layers, and a polynomial of one number as loss.
+    """A few units in one to three layers, and a polynomial of one number as loss.
 
     With y a unit's value (for one-hot values, a number for each class) and s = v . y in the last layer the loss is
     ``1/2 + s - 0.6 s^2 + 0.35 s^3``, up to the degree that is asked for. The first theta is typed in; later ones are
@@ -92,7 +92,7 @@ class SmallProblem(Problem):
                 found["w1"] = gain * torch.tensor(FIRST, dtype=torch.float64).repeat(-(-size // len(FIRST)))[:size]
                 continue
             count = size * self.units[i - 1]
-            index = torch.arange(5 * i, 5 * i + count, dtype=torch.float64)
+            index = torch.arange(7 * i - 2, 7 * i - 2 + count, dtype=torch.float64)
             found[f"w{i + 1}"] = gain * (1.7 * index + 0.11 * index.square()).sin().reshape(size, self.units[i - 1])
         return {**found, "v": torch.tensor([1.3, -0.7, 0.9][: self.units[-1]], dtype=torch.float64)}
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from estimator_lab.chain import Chain
 from estimator_lab.estimator import Estimator
 from estimator_lab.expectation import expectation
-from estimator_lab.families import Bernoulli, Family
+from estimator_lab.families import Bernoulli, Categorical, Family
 from estimator_lab.measurement import prepare
 from estimator_lab.moments import Array
 from estimator_lab.noise import MonteCarlo, NoNoise, derive_seed, forked
@@ -35,15 +35,18 @@ BATCHES = 64
 
 @dataclass(frozen=True, repr=False)
 class Moved(Problem):
-    """A problem with another first theta, and a loss that is raised and scaled; theta itself is no part of the loss.
+    """A problem with another first theta, and a loss ``scale (l + level + h)``.
 
-    Neither level nor scale is part of the repr, so that draws are paired.
+    With ``hidden`` h is the sum of ``(x + 1/2) (4 x (1 - x))^hidden`` over all values x. It is zero at bits and one-hot
+    values, and changes what the loss is elsewhere; for ``hidden = 1`` its slopes at them as well. Theta itself is no
+    part of the loss. What is done to the loss is no part of the repr, so that draws are paired.
     """
 
     problem: Problem
     first: tuple[float, ...] = ()
     level: float = 0.0
     scale: float = 1.0
+    hidden: int = 0
 
     def __post_init__(self) -> None:
         for name in ("sites", "batch", "foldable"):
@@ -62,23 +65,42 @@ class Moved(Problem):
         return numbers.repeat(-(-found.numel() // len(numbers)))[: found.numel()].reshape(found.shape)
 
     def loss(self, weights: Any, samples: tuple[Tensor, ...], thetas: tuple[Tensor, ...]) -> Tensor:
-        """Raised and scaled."""
-        return self.scale * (self.problem.loss(weights, samples, tuple(t.detach() for t in thetas)) + self.level)
+        """Raised, with what is hidden, and scaled."""
+        found = self.problem.loss(weights, samples, tuple(t.detach() for t in thetas)) + self.level
+        for x in samples if self.hidden else ():
+            found = found + ((x + 0.5) * (4 * x * (1 - x)).pow(self.hidden)).flatten(1).sum(1)
+        return self.scale * found
 
     def __repr__(self) -> str:
         return f"{self.problem!r} at {self.first}" if self.first else repr(self.problem)
 
 
-def probes(family: Family, problem: Problem | None) -> tuple[Moved, ...]:
-    """Unequal units; two layers; two examples; saturated and tied units; a linear loss; and the problem itself."""
-    deep = (1, 2) if isinstance(family, Bernoulli) else (1, 1)  # more outcomes than others have could not be summed
-    one, two, layers = (SmallProblem(u, 3, n, family) for u, n in (((1,), 2), ((2,), 1), (deep, 1)))
-    found = [Moved(two), Moved(layers), Moved(one)]
+def probes(family: Family, problem: Problem | None = None, deep: bool = True) -> tuple[Moved, ...]:
+    """Unequal units; two layers; two examples; saturated and tied units; a linear loss; more classes.
+
+    Args:
+        family: law of the units.
+        problem: looked at as well.
+        deep: with three layers, of discrete units.
+    """
+    layers = (1, 2) if isinstance(family, Bernoulli) else (1, 1)  # more outcomes than others have could not be summed
+    two = SmallProblem((2,), 3, 1, family)
+    found = [
+        two,
+        SmallProblem(layers, 3, 1, family),
+        SmallProblem((1,), 3, 2, family),
+        SmallProblem((2,), 1, 1, family),
+    ]
+    if deep and family.discrete:  # others could not be summed
+        found.append(SmallProblem((1, 1, 1), 3, 1, family))
+    if isinstance(family, Categorical):
+        found.append(SmallProblem((1,), 3, 1, Categorical(family.classes + 2)))
+    moved = []
     if family.discrete:
         # drawn means need each value some hundred times, and of several classes the rarest is rarer than of two
         saturated = (5.0, -4.0) if isinstance(family, Bernoulli) else (2.5, -2.0, 0.25, -2.25, 0.5)
-        found += [Moved(two, saturated), Moved(two, (0.0, 1.0, -1.0, 0.0))]
-    return (*found, Moved(SmallProblem((2,), 1, 1, family)), *([Moved(problem)] if problem is not None else []))
+        moved = [Moved(two, saturated), Moved(two, (0.0, 1.0, -1.0, 0.0))]
+    return (*map(Moved, found), *moved, *([Moved(problem)] if problem is not None else []))
 
 
 @dataclass(frozen=True)

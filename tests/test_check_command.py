@@ -88,7 +88,7 @@ def folder(tmp_path, monkeypatch):
 def test_a_sound_estimator(capsys):
     assert main(["check", "DisARM"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("DisARM(): ") and " failed" not in lines[0] and "false alarms 1e-06 in all" in lines[0]
+    assert lines[0].startswith("DisARM(): ") and " failed" not in lines[0] and "(false-alarm rate 1e-06)" in lines[0]
     assert all(line.startswith("  skipped: ") for line in lines[1:]) and "\x1b" not in "".join(lines)
 
 
@@ -99,7 +99,7 @@ def test_failures_come_first_with_their_cause(capsys):
     assert kinds[:2] == ["looks like", "failed"]
     assert kinds == sorted(kinds, key=["looks like", "failed", "skipped"].index)
     assert "gain of 2" in lines[0] and kinds.count("failed") == 1
-    assert "claims to be unbiased and is not" in lines[1] and "; and 10 more: unequal units" in lines[1]
+    assert "claims to be unbiased and is not" in lines[1] and "; and 9 more: unequal units" in lines[1]
     assert last.startswith("  estimator-lab diagnose mine.py:Doubled prints the smallest problem")
 
 
@@ -156,6 +156,28 @@ def test_a_module_of_the_folder_is_found_as_python_finds_it(folder, monkeypatch,
     del sys.modules["ofthefolder"]
 
 
+def test_a_file_of_a_package_imports_what_is_beside_it(folder, monkeypatch, capsys):
+    """Also in a folder `src` that is on no path; and a package names what its modules hold."""
+    package = folder / "src" / "coins_beside"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("from .mine import Mine\n")
+    (package / "base.py").write_text(FILE)
+    (package / "mine.py").write_text("from .base import Shapeless\n\nclass Mine(Shapeless):\n    pass\n")
+    before = list(sys.path)
+    assert main(["check", "src/coins_beside/mine.py:Mine"]) == 1
+    assert "Mine(): 1 failed" in capsys.readouterr().out and sys.path == before
+    assert main(["check", "src/coins_beside/__init__.py:Gone"]) == 3
+    assert "has no 'Gone'; it has Mine\n" in capsys.readouterr().err
+    for name in [n for n in sys.modules if n.startswith("coins_beside")]:
+        del sys.modules[name]
+    # where Python finds another package by that name, the file stands for itself
+    monkeypatch.setitem(sys.modules, "coins_beside", type(sys)("coins_beside"))
+    (package / "alone.py").write_text(FILE)
+    assert main(["check", "src/coins_beside/alone.py:Shapeless"]) == 1
+    assert main(["check", "src/coins_beside/mine.py:Mine"]) == 3
+    assert "relative import" in capsys.readouterr().err
+
+
 def test_an_interrupt_has_the_code_of_its_signal(monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
@@ -169,7 +191,7 @@ def test_an_interrupt_has_the_code_of_its_signal(monkeypatch, capsys):
 def test_several_targets_share_the_rate_and_are_counted(capsys, folder):
     assert main(["check", "StraightThrough", "mine.py:Doubled", "--json", "found.json", "--alpha", "1e-4"]) == 1
     out = capsys.readouterr().out
-    assert "2 estimators: 1 sound, 1 violated, 0 inconclusive" in out and "(false alarms 5e-05 in all)" in out
+    assert "2 estimators: 1 sound, 1 violated, 0 inconclusive" in out and "(false-alarm rate 5e-05)" in out
     found = json.loads((folder / "found.json").read_text(encoding="utf-8"))
     assert found["schema"] == 1 and found["alpha"] == 1e-4 and found["seed"] == 0
     first, second = found["estimators"]
@@ -196,7 +218,7 @@ def test_an_error_of_the_users_code_is_shown_with_its_own_frames(name, words, ca
     assert main(["check", f"mine.py:{name}"]) == 1
     shown = capsys.readouterr()
     (line,) = [x for x in shown.out.splitlines() if x.startswith("  failed")]
-    assert f"more): raises {words}" in line and "looks like" not in shown.out
+    assert f"shapes: raises {words}" in line and "looks like" not in shown.out
     assert "mine.py" in shown.err and "estimator_lab/" not in shown.err and shown.err.count("Traceback") == 1
 
 
@@ -204,7 +226,7 @@ def test_a_wrong_shape_is_no_error_of_the_lab(capsys):
     assert main(["check", "mine.py:Shapeless"]) == 1
     shown = capsys.readouterr()
     assert "Traceback" not in shown.err and "raises" not in shown.out and "found []" in shown.out
-    assert "looks like" not in shown.out and "more): its shapes are wrong" in shown.out
+    assert "looks like" not in shown.out and "more): fails 'has the right shapes'" in shown.out
 
 
 @pytest.mark.parametrize(

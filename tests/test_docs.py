@@ -11,6 +11,7 @@ import dataclasses
 import inspect
 import io
 import math
+import os
 import re
 import runpy
 import shlex
@@ -301,15 +302,17 @@ def test_imports_go_upwards_only():
 
 def texts():
     """Every text file of the checkout, without what tools leave."""
-    for path in sorted(ROOT.rglob("*")):
-        parts = path.relative_to(ROOT).parts
-        hidden = any(p.startswith(".") for p in parts[:-1]) and parts[0] != ".ci"
-        if hidden or {"__pycache__", "build", "dist"} & set(parts) or not path.is_file() or path == Path(__file__):
-            continue
-        with contextlib.suppress(UnicodeDecodeError):
-            yield path.relative_to(ROOT), path.read_text(encoding="utf-8")
+    for folder, folders, names in os.walk(ROOT):
+        hidden = {f for f in folders if f.startswith(".") and f != ".ci"}  # not entered: .venv has ten thousands
+        folders[:] = sorted(set(folders) - hidden - {"__pycache__", "build", "dist"})
+        for path in (Path(folder, name) for name in sorted(names)):
+            if path != Path(__file__):
+                with contextlib.suppress(UnicodeDecodeError):
+                    yield path.relative_to(ROOT), path.read_text(encoding="utf-8")
 
 
+WORDS = ("/work/", "shared/", "helper", "session")
+"""One of them is in whatever matches the pattern."""
 OURS_ONLY = re.compile(r"/work/|(?<![-$\w])shared/|\bhelpers?\b|(?<!Python )\bsessions?\b", re.I)
 MEANT_OTHERWISE = re.compile(
     r"scope=\"session\"|interpreter's name for a session|pytest_session\w*"  # pytest's own words
@@ -319,6 +322,8 @@ MEANT_OTHERWISE = re.compile(
 
 def test_no_file_tells_how_it_was_made():
     for path, text in texts():
+        if not any(word in text.lower() for word in WORDS):  # saved results are long
+            continue
         match = OURS_ONLY.search(MEANT_OTHERWISE.sub("", text))
         assert not match, (
             f"{path} mentions {match[0]!r}: {match.string[max(match.start() - 60, 0) : match.end() + 60]!r}"

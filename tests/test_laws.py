@@ -83,9 +83,14 @@ def pairs(cases=PAIRS):
     return pytest.mark.parametrize(("estimator", "problem"), cases, ids=[f"{e!r}-{p!r}" for e, p in cases])
 
 
-def chain_of(estimator: Estimator, problem: Problem, wrt=("unit", "weight")) -> Chain:
+@functools.cache
+def fitted(estimator: Estimator, problem: Problem) -> Estimator:
     """With learned parts fitted on few draws."""
-    return Chain(problem, fit(estimator, problem, 0, 256), wrt)
+    return fit(estimator, problem, 0, 256)
+
+
+def chain_of(estimator: Estimator, problem: Problem, wrt=("unit", "weight")) -> Chain:
+    return Chain(problem, fitted(estimator, problem), wrt)
 
 
 def same_bytes(a, b) -> bool:
@@ -110,6 +115,17 @@ def test_draws_have_the_shapes_of_what_is_differentiated_and_are_finite(estimato
         for key, value in alone.items():
             torch.testing.assert_close(value, draws[key], rtol=1e-12, atol=1e-12)
         assert set(alone) == {k for k in expected if k[0] == wrt}
+
+
+def test_a_chain_under_another_estimator_is_a_chain_of_it():
+    chain = Chain(TwoLayer(), DisARM(), ("unit",))
+    for other in (LocalExpectation(), Rebar(), DisARM()):
+        found, expected = (
+            c.draw(5, MonteCarlo("under")) for c in (chain.under(other), Chain(TwoLayer(), other, ("unit",)))
+        )
+        assert found.keys() == expected.keys() and all(torch.equal(found[k], v) for k, v in expected.items())
+    with pytest.raises(UsageError, match="Pathwise"):
+        chain.under(Pathwise())
 
 
 class Spy(Estimator):

@@ -162,9 +162,9 @@ def test_numbers_of_those_held_out_add_up(found):
     lost, misnamed = {**row, "killed": False}, {**row, "named": []}
     rows = [row, row, misnamed, lost, {**lost, "named": []}]
     said = mutation_report.both(rows)
-    assert said.startswith("3 are found, and for 2 of these") and "of the 2 that no check finds" in said
-    assert said.endswith("named first for 1, which makes 3 of 5")
+    assert said == "3 are found, and 3 have their true cause named first, 1 of them among the 2 that no check finds"
     assert "no check finds" not in mutation_report.both([row, misnamed])
+    assert mutation_report.both([row, lost]).endswith("; the one that no check finds is among them")
     told = words(mutation_report.held_out({**found, "held_out": rows}))
     assert said in told and "for 13 of 20 and 11 of 17" in told and "no longer blind" in told
     assert said in " ".join(mutation_report.verdict({**found, "held_out": rows})[2])
@@ -188,10 +188,8 @@ def test_table_and_matrix_share_the_order_in_which_checks_are_run(found):
 def test_all_checks_that_find_most_are_said():
     row = {"run": 4, "only": 0}
     every = {"a": {**row, "kills": 3}, "b": {**row, "kills": 3}, "c": {**row, "kills": 1}}
-    assert "3 each, are “a” (of the 4 it applies to) and “b”" in mutation_report.checks_words(every)
-    assert "The check that finds most is “c” (of the 4 it applies to): 1." in mutation_report.checks_words(
-        {"c": every["c"]}
-    )
+    assert "“a” and “b” find most: 3 each." in mutation_report.checks_words(every)
+    assert "“c” finds most: 1 of the 4 it applies to." in mutation_report.checks_words({"c": every["c"]})
 
 
 def test_mistakes_are_told_in_a_line():

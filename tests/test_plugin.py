@@ -157,7 +157,7 @@ def test_baselines_are_written_held_and_broken(pytester, run):
     broken.assert_outcomes(failed=1)
     told = broken.stdout.str()
     assert "worse: variance of unit x" in told and "replay with --estimator-lab-seed=7" in told
-    assert "if that is meant, write the baseline anew with --estimator-lab-update 'test_baselines" in told
+    assert "if that is meant, write the baseline anew with --estimator-lab-update test_baselines" in told
     assert rates_of(broken, "violated")
     assert "Traceback" not in told
 
@@ -176,6 +176,28 @@ def test_baselines_are_written_held_and_broken(pytester, run):
     torn = run()
     torn.assert_outcomes(failed=1)
     assert "is truncated or no JSON" in torn.stdout.str() and "Traceback" not in torn.stdout.str()
+    assert re.search(
+        r"or delete it and run --estimator-lab-update test_baselines\S+::test_hold$", torn.stdout.str(), re.M
+    )
+
+
+def test_what_cannot_be_read_or_written_is_not_measured(pytester, run, monkeypatch):
+    pytester.makepyfile(HEALTHY.format(paths=4).replace("budget", "baseline='file/a.json', budget"))
+    monkeypatch.setattr(lab.Baseline, "measure", lambda *_, **__: pytest.fail("measured"))
+
+    def told():
+        result = run("--estimator-lab-update")
+        result.assert_outcomes(failed=1)
+        assert "measured" not in result.stdout.str().replace("not_measured", "")
+        return result.stdout.str()
+
+    file = pytester.mkdir("baselines") / "file"
+    file.write_text("")
+    assert "cannot write" in told()
+    file.unlink()
+    file.mkdir()
+    (file / "a.json").write_text("{")
+    assert "is truncated or no JSON" in told()
 
 
 OWN = """
@@ -206,6 +228,66 @@ def test_what_is_written_can_be_checked_from_the_command_line(pytester, run, mon
     assert "1 baseline: " in capsys.readouterr().out
 
 
+PLAIN = """
+import torch
+import estimator_lab as lab
+from more import estimators
+
+class Mine(lab.estimators.Reinforce.__base__):
+    unbiased = True
+    families = (lab.Bernoulli,)
+
+    def __init__(self, gain=1.0):
+        self._gain = gain
+
+    def surrogate(self, site, downstream):
+        value = site.sample()
+        loss = downstream(value)
+        return loss + self._gain * site.score(value, loss)
+
+class Two(lab.Problem):
+    sites = (lab.SiteSpec("a", lab.Bernoulli(), (1,)),)
+    batch = 2
+
+    def weights(self):
+        return {"bias": torch.tensor([0.3], dtype=torch.float64)}
+
+    def theta(self, weights, samples):
+        return weights["bias"] + torch.tensor([[-1.0], [0.5]], dtype=torch.float64)
+
+    def loss(self, weights, samples, thetas):
+        return (samples[0][..., 0] - 0.3).square()
+
+def test_mine(estimator_lab):
+    estimator_lab.hold(Mine(), Two(), baseline="mine.json", budget=256)
+
+def test_held(estimator_lab):
+    estimator_lab.hold(estimators.HELD, Two(), baseline="held.json", budget=256)
+
+def test_hidden(estimator_lab):
+    found = Mine(2.0)
+    found.unbiased = None
+    estimator_lab.hold(found, Two(), baseline="hidden.json", budget=256)
+"""
+
+
+def test_plain_classes_and_objects_of_the_project_are_named(pytester, run):
+    """A class without == is named where its repr makes an object with the same attributes."""
+    pytester.mkpydir("more").joinpath("estimators.py").write_text(
+        "import estimator_lab as lab\nHELD = lab.Callback(lambda theta, f: f((theta > 0).to(theta))[..., None])\n"
+    )
+    pytester.syspathinsert()
+    pytester.makepyfile(test_plain=PLAIN)
+    run("--estimator-lab-update").assert_outcomes(passed=3)
+    found = {p.stem: json.loads(p.read_text()) for p in pytester.path.glob("baselines/*.json")}
+    assert {(d["target"], d["on"]) for d in found.values()} == {
+        ("test_plain.py:Mine()", "test_plain.py:Two()"),
+        ("more/estimators.py:HELD", "test_plain.py:Two()"),
+        ("", "test_plain.py:Two()"),
+    }
+    assert found["hidden"]["target"] == ""
+
+
 MISTAKES = """
 import estimator_lab as lab
 
@@ -224,6 +306,51 @@ def test_few(estimator_lab):
 def test_diagnose(estimator_lab):
     estimator_lab.diagnose(lab.estimators.DisARM)
 """
+
+
+BROKEN = """
+import pytest
+import estimator_lab as lab
+
+class Mine(lab.estimators.Reinforce):
+    def surrogate(self, site, downstream):
+        return self.inner()
+
+    def inner(self):
+        raise ValueError("of the user")
+
+@pytest.mark.parametrize("call", ["hold", "diagnose", "measure"])
+def test_it(estimator_lab, call):
+    getattr(estimator_lab, call)(Mine(), lab.problems.OneBit(), budget=1024)
+
+def test_a_fault_of_the_package(estimator_lab, monkeypatch):
+    monkeypatch.setattr("estimator_lab.measurement.prepare", None)
+    estimator_lab.measure(lab.estimators.Reinforce(), lab.problems.OneBit())
+"""
+
+
+def test_an_error_of_the_users_code_keeps_its_own_frames_alone(pytester, run):
+    pytester.makepyfile(BROKEN)
+    result = run("--estimator-lab-update", "-k", "test_it")
+    result.assert_outcomes(failed=3)
+    told = result.stdout.str()
+    assert told.count("in surrogate") == told.count("E       ValueError: of the user") == 3
+    assert "measurement.py" not in told and "pytest_plugin.py" not in told and "chain.py" not in told
+    told = run("-k", "fault").stdout.str()
+    assert "measurement.py" in told and "TypeError" in told
+
+
+def test_rate_and_seed_are_of_the_run(pytester, run):
+    pytester.makepyfile("""
+        import estimator_lab as lab
+
+        def test_it(estimator_lab):
+            estimator_lab.diagnose(lab.estimators.DisARM(), on=lab.problems.OneBit(), alpha=0.1, seed=3)
+    """)
+    told = run()
+    told.assert_outcomes(failed=1)
+    assert "\nalpha and seed: of the whole run, and not of a call" in told.stdout.str()
+    assert "estimator-lab-seed=" not in told.stdout.str()  # nothing was spent
 
 
 @pytest.mark.parametrize("update", [[], ["--estimator-lab-update"]])
@@ -256,6 +383,7 @@ def test_what_an_update_refuses_is_not_said_to_be_meant(pytester, run):
     for body, words in (("3", "worse: bias of unit x"), ("float('nan')", "NaN or infinite")):
         told = outcome(body)
         assert words in told and "if that is meant" not in told
+        assert "float" in body or "\n  looks like: the surrogate's value is not the loss" in told
     told = outcome("1", claim=None)
     assert "the claim to be unbiased was taken back" in told and "if that is meant, delete" in told
 
@@ -338,6 +466,26 @@ def test_a_failure_is_replayed_by_itself(pytester, run):
     again = run(seed, alpha, test.strip("'")).stdout.str()
     for pattern in (r"bias .* %", r"^\S+  violated"):
         assert re.findall(pattern, told, re.M) == re.findall(pattern, again, re.M) != []
+
+
+FEW = """
+import estimator_lab as lab
+from estimator_lab.estimators import Reinforce
+
+def test_few(estimator_lab):
+    found = estimator_lab.diagnose(Reinforce(), on=lab.problems.OneBit(), budget=64, exact=False)
+    assert found.status == "inconclusive"
+"""
+
+
+def test_the_command_of_a_failure_holds_where_pytest_was_started(pytester, run, monkeypatch):
+    pytester.makeini("[pytest]")
+    (pytester.mkdir("deep") / "test_it.py").write_text(FEW)
+    pytester.mkdir("beside")
+    for folder, path in (("deep", "test_it.py"), ("beside", "../deep/test_it.py"), (".", "deep/test_it.py")):
+        monkeypatch.chdir(pytester.path / folder)
+        told = run(path, "--estimator-lab-strict").stdout.str()
+        assert re.search(rf"^replay with --\S+ --\S+ {path}::test_few$", told, re.M), told
 
 
 def test_classes_skips_and_other_failures(pytester, run):
@@ -459,14 +607,7 @@ def test_strict_fails_what_could_not_have_been_seen(pytester, run):
 
 
 def test_strict_makes_inconclusive_a_failure(pytester, run):
-    pytester.makepyfile("""
-        import estimator_lab as lab
-        from estimator_lab.estimators import Reinforce
-
-        def test_few(estimator_lab):
-            found = estimator_lab.diagnose(Reinforce(), on=lab.problems.OneBit(), budget=64, exact=False)
-            assert found.status == "inconclusive"
-    """)
+    pytester.makepyfile(FEW)
     run(*RARELY).assert_outcomes(passed=1)
     strict = run("--estimator-lab-strict")
     strict.assert_outcomes(failed=1)

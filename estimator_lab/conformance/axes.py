@@ -5,25 +5,25 @@ import warnings
 
 import torch
 
-from estimator_lab.conformance.case import Case, Check, NotApplicable, Violation, copied
+from estimator_lab.conformance.case import Case, Check, NotApplicable, Violation
 from estimator_lab.conformance.structure import alike, drawn, network
 from estimator_lab.conformance.walk import Window, walk
 from estimator_lab.errors import LabError, TooLarge
 from estimator_lab.estimators import Callback, DropIn
 from estimator_lab.families import Normal
-from estimator_lab.noise import MonteCarlo, derive_seed, forked
+from estimator_lab.noise import MonteCarlo
 from estimator_lab.site import SiteSpec
 
 
 def replicates_do_not_mix(case: Case) -> None:
     """One replicate stays as it is when the parameters of the others move."""
-    for family in case.families[:3]:
+    for family in case.families:
         case.chain(network(family, 2)).check_mixing()
 
 
 def examples_do_not_mix(case: Case) -> None:
     """One example's gradient stays as it is when the parameters of the others move."""
-    for family in case.families[:3]:
+    for family in case.families:
         problem = network(family, 2)
         chain, count = case.chain(problem, ("unit",)), 8
         still = {s.name: torch.zeros(count, 2, *s.theta_shape, dtype=chain.dtype) for s in problem.sites}
@@ -43,15 +43,13 @@ def examples_do_not_mix(case: Case) -> None:
 def is_the_same_in_any_block(case: Case) -> None:
     """A replicate and an example have the gradient that they have alone, on the same random numbers."""
     whole, everything = (6, 3), slice(None)
-    for family in case.families[:3]:
+    for family in case.families:
         tail = family.theta_shape
         theta = torch.linspace(-1, 0.8, 6, dtype=torch.float64).reshape(1, 3, 2, *(1,) * len(tail))
         theta = theta.expand(*whole, 2, *tail).contiguous()
-        with forked(derive_seed("stream", "block", case.seed)):
-            before = torch.get_rng_state()
-            expected = walk(case.estimator, family, theta, MonteCarlo("block", case.seed))[1]
-            if not torch.equal(before, torch.get_rng_state()):
-                raise NotApplicable("it draws from torch's stream, which gives other numbers to other shapes")
+        _, expected, streamed = walk(case, family, theta, MonteCarlo("block", case.seed))
+        if streamed:
+            raise NotApplicable("it draws from torch's stream, which gives other numbers to other shapes")
         for what, part in (
             ("replicate", (slice(0, 1), everything)),
             ("replicate", (slice(1, 6), everything)),
@@ -59,7 +57,7 @@ def is_the_same_in_any_block(case: Case) -> None:
             ("example", (everything, slice(1, 3))),
         ):
             noise = Window(MonteCarlo("block", case.seed), whole, part)
-            if not alike(expected[part], walk(case.estimator, family, theta[part], noise)[1]):
+            if not alike(expected[part], walk(case, family, theta[part], noise).gradient):
                 raise Violation(
                     f"the gradient of one {what} on {family!r} depends on how many are drawn together: neither divide "
                     f"by their number nor make the random numbers of one {what} from those of others"
@@ -71,16 +69,15 @@ def takes_prepended_axes(case: Case) -> None:
 
     One entry stays as it is when the parameters of the others move; one alone is no special case.
     """
-    for family in case.families[:3]:
+    for family in case.families:
         still = torch.full((3, 4, 2, 2, *family.theta_shape), 0.2, dtype=torch.float64)
         moved = still.clone()
         moved[1:] += 0.3 * torch.arange(1, 1 + moved[1:].numel(), dtype=moved.dtype).sin().reshape(moved[1:].shape)
-        found = []
-        for theta in (still, moved, still[:1]):
-            with forked(derive_seed("stream", "prepended", case.seed)):
-                gradient = walk(case.estimator, family, theta, MonteCarlo("prepended", case.seed))[1]
-            found.append(gradient)
-        if not alike(found[0][0], found[1][0]):
+        before, after, _ = (
+            walk(case, family, theta, MonteCarlo("prepended", case.seed)).gradient
+            for theta in (still, moved, still[:1])
+        )
+        if not alike(before[0], after[0]):
             raise Violation(
                 f"it mixes the entries of an axis that others prepend, on {family!r}: count axes from the end, paths "
                 "are -3"
@@ -92,7 +89,7 @@ def takes_several_axes_of_units(case: Case) -> None:
 
     A function at the doors `DropIn` and `Callback` may be written for one axis and raise; it may not be wrong.
     """
-    for family in case.families[:3]:
+    for family in case.families:
         tail = family.theta_shape
         theta = torch.linspace(-1, 0.8, 6, dtype=torch.float64).reshape(6, *(1,) * len(tail))
         theta = theta.expand(4, 2, 6, *tail).contiguous()
@@ -100,13 +97,11 @@ def takes_several_axes_of_units(case: Case) -> None:
         if told := case.estimator.refuses(SiteSpec("h1", family, (2, 3))):
             raise NotApplicable(told)
         try:
-            with forked(derive_seed("stream", "units", case.seed)):
-                expected = walk(case.estimator, family, row, MonteCarlo("units", case.seed))[1]
+            expected = walk(case, family, row, MonteCarlo("units", case.seed)).gradient
         except TooLarge:
             continue
         try:
-            with forked(derive_seed("stream", "units", case.seed)):
-                found = walk(case.estimator, family, grid, MonteCarlo("units", case.seed), axes=2)[1]
+            found = walk(case, family, grid, MonteCarlo("units", case.seed), axes=2).gradient
         except Exception as error:
             if isinstance(case.estimator, DropIn | Callback):
                 raise NotApplicable(f"the function is written for one axis of units: {error}") from None
@@ -120,25 +115,22 @@ def takes_several_axes_of_units(case: Case) -> None:
 
 def takes_an_empty_batch(case: Case) -> None:
     """No examples: the surrogate is ``[K, R, 0]``, and what is drawn next is what it would have been; or an error."""
-    for family in case.families[:3]:
-        other = copied(case.estimator)
+    for family in case.families:
+        other = case.fresh()
         theta = torch.zeros(3, 0, 2, *family.theta_shape, dtype=torch.float64)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of means of nothing
-                walk(case.estimator, family, theta, MonteCarlo("empty"))
+                walk(case, family, theta, MonteCarlo("empty"))
         except LabError:
             return
-        theta, found = torch.full((4, 2, 2, *family.theta_shape), 0.2, dtype=torch.float64), []
-        for estimator in (other, case.estimator):
-            with forked(derive_seed("stream", "empty", case.seed)):
-                found.append(walk(estimator, family, theta, MonteCarlo("empty", case.seed))[1])
-        before, after = found
+        theta = torch.full((4, 2, 2, *family.theta_shape), 0.2, dtype=torch.float64)
+        before, after = (walk(c, family, theta, MonteCarlo("empty", case.seed)).gradient for c in (other, case))
         if torch.isfinite(before).all() and not torch.isfinite(after).all():
             raise Violation(
                 "after a batch without examples its gradients are NaN: a mean of nothing stays in its state"
             )
-        if other is not case.estimator and not alike(before, after):
+        if other.estimator is not case.estimator and not alike(before, after):
             raise Violation("a batch without examples changes the gradients of those after it: it keeps a state")
 
 
@@ -159,9 +151,7 @@ def takes_one_path(case: Case) -> None:
         return
     family = case.families[0]
     theta = torch.full((4, 2, 2, *family.theta_shape), 0.2, dtype=torch.float64)
-    with forked(derive_seed("stream", "path", case.seed)):
-        _, gradient = walk(one, family, theta, MonteCarlo("path", case.seed))
-    if not torch.isfinite(gradient).all():
+    if not torch.isfinite(walk(case.other(one), family, theta, MonteCarlo("path", case.seed)).gradient).all():
         raise Violation("with paths=1 it is NaN or infinite: take it, or raise an error that says what it needs")
 
 

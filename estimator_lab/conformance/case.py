@@ -1,23 +1,21 @@
 """One estimator under examination, and how a check ends."""
 
 import copy
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Self, TypeVar
+from typing import Literal, Self, TypeVar
 
-import torch
 from torch import Tensor
 
 from estimator_lab.chain import Chain
 from estimator_lab.estimator import Downstream, Estimator, MeanGradient
 from estimator_lab.families import Family
-from estimator_lab.noise import MonteCarlo, derive_seed, forked
+from estimator_lab.measurement import fit
 from estimator_lab.problem import Problem
 from estimator_lab.sampler import GradientSampler
 from estimator_lab.site import Site, SiteSpec
 
-FIT = 2**8
+FIT = 2**6
 """Draws on which learned parts are fitted: any constants will do to hold an estimator to its laws."""
 
 
@@ -34,10 +32,6 @@ class Violation(AssertionError):
         self.draws, self.causes = draws, causes
 
 
-class WrongShape(Violation):
-    """What is drawn has a wrong shape or dtype, which leaves nothing to examine."""
-
-
 class NotApplicable(Exception):
     """The check has nothing to hold the estimator to; says why."""
 
@@ -47,9 +41,6 @@ class Open(Exception):
 
 
 T = TypeVar("T")
-
-PLAIN = (bool, int, float, complex, str, bytes, Family, torch.dtype, type(None))
-"""Types of what cannot be changed."""
 
 
 def copied(given: T) -> T:
@@ -63,21 +54,6 @@ def copied(given: T) -> T:
         return copy.deepcopy(given)
     except Exception:  # whatever the user's attributes raise, such as tensors in a graph
         return given
-
-
-def _marks(value: object) -> list[object]:
-    """What is another after a change: identities and versions of tensors; None for what may change within."""
-    if isinstance(value, Tensor):
-        return [(id(value), value._version)]
-    if isinstance(value, tuple | list | dict):
-        parts = [*value, *value.values()] if isinstance(value, dict) else value
-        return [mark for part in parts for mark in _marks(part)]
-    return [id(value) if isinstance(value, PLAIN) or inspect.isfunction(value) else None]
-
-
-def _marks_of(given: object) -> dict[str, list[object]]:
-    """Marks of all attributes."""
-    return {name: _marks(value) for name, value in getattr(given, "__dict__", {"": given}).items()}
 
 
 @dataclass(frozen=True, repr=False)
@@ -121,7 +97,6 @@ class Case:
         seed: of all draws.
         draws: replicates of a mean that is tested, at most.
         like: another implementation with the same mean, or None.
-        told: what is known of the estimator by now, for all checks.
     """
 
     subject: Estimator | GradientSampler
@@ -130,11 +105,7 @@ class Case:
     seed: int
     draws: int
     like: Estimator | None = None
-    told: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    _fits: dict[int, tuple[Problem, Held, dict[str, list[object]]]] = field(
-        default_factory=dict, repr=False, compare=False
-    )
-    _chains: dict[tuple[int, tuple[str, ...]], Chain] = field(default_factory=dict, repr=False, compare=False)
+    _fits: dict[int, tuple[Problem, Held]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def estimator(self) -> Estimator:
@@ -144,52 +115,21 @@ class Case:
 
     def other(self, estimator: Estimator) -> "Case":
         """The same examination of another estimator."""
-        return replace(self, subject=estimator, _fits={}, _chains={})
+        return replace(self, subject=estimator, _fits={})
 
     def fresh(self) -> "Case":
-        """The same examination of a copy of what was given, which no check has touched.
-
-        The copy of the check before is used again where it has nothing that could have changed, and did not.
-        """
-        last = self.told.get("copy")
-        if last is None or not last._untouched():
-            last = replace(self, subject=copied(self.subject), like=copied(self.like), _fits={}, _chains={})
-            last.told["marks"] = [_marks_of(e) for e in (last.subject, last.like)]
-            self.told["copy"] = last
-        return last
-
-    def _untouched(self) -> bool:
-        """Whether nothing that is drawn from has changed, or could have."""
-        before = [*self.told["marks"], *(marks for _, _, marks in self._fits.values())]
-        now = [_marks_of(e) for e in (self.subject, self.like, *(held.inner for _, held, _ in self._fits.values()))]
-        return before == now and not any(None in marks for own in now for marks in own.values())
-
-    def share(self, parts: int) -> "Case":
-        """One of several equal parts of a check."""
-        return replace(self, alpha=self.alpha / max(parts, 1))
+        """The same examination of a copy of what was given, which no check has touched."""
+        return replace(self, subject=copied(self.subject), like=copied(self.like), _fits={})
 
     def ready(self, problem: Problem) -> Estimator:
         """The estimator with its learned parts fitted on a problem."""
         if id(problem) not in self._fits:  # the problem is kept as well, so that its id is not given again
-            fitted = self._fitted(problem)
-            self._fits[id(problem)] = problem, Held(fitted), _marks_of(fitted)
+            self._fits[id(problem)] = problem, Held(fit(self.estimator, problem, self.seed, FIT))
         return self._fits[id(problem)][1]
-
-    def _fitted(self, problem: Problem) -> Estimator:
-        def mean_gradient(other: Estimator) -> dict[str, Tensor]:
-            noise = MonteCarlo("fit", repr(problem), repr(other), self.seed)
-            drawn = Chain(problem, other, ("unit",)).draw(FIT, noise)
-            return {site: gradient.mean(0) for (_, site), gradient in drawn.items()}
-
-        with forked(derive_seed("stream", "fit", self.seed)):
-            return self.estimator.adapt(mean_gradient)
 
     def chain(self, problem: Problem, wrt: tuple[str, ...] = ("unit", "weight")) -> Chain:
         """A problem under the estimator."""
-        ready = self.ready(problem)
-        if (id(problem), wrt) not in self._chains:
-            self._chains[id(problem), wrt] = Chain(problem, ready, wrt)
-        return self._chains[id(problem), wrt]
+        return Chain(problem, self.ready(problem), wrt)
 
 
 @dataclass(frozen=True)
@@ -205,3 +145,30 @@ class Check:
     name: str
     run: Callable[[Case], None]
     statistical: bool = False
+
+
+Status = Literal["passed", "failed", "skipped", "inconclusive", "expected failure"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one check ended.
+
+    Attributes:
+        check: its name.
+        status: "passed"; "failed"; "skipped", where there is nothing to hold the estimator to; "inconclusive", where
+            the draws do not decide; "expected failure", where it was declared and came.
+        told: why, empty where it passed.
+        seconds: that it took.
+        draws: replicates that a failure took to be seen; 0 where no chance was involved.
+        error: what the estimator's own code raised, with its traceback, or None.
+        causes: what the draws of a black box that failed look like, in words.
+    """
+
+    check: str
+    status: Status
+    told: str
+    seconds: float
+    draws: int = 0
+    error: BaseException | None = field(default=None, repr=False, compare=False)
+    causes: tuple[str, ...] = ()

@@ -1,10 +1,9 @@
 """What the failed checks of an estimator look like, in words."""
 
 import re
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
-from estimator_lab.conformance.case import copied
+from estimator_lab.conformance.case import Outcome, copied
 from estimator_lab.errors import LabError, in_a_line
 from estimator_lab.estimator import Estimator
 from estimator_lab.sampler import GradientSampler
@@ -19,32 +18,14 @@ CLAIM = "is unbiased"
 """How the names of checks of a claim begin."""
 
 
-class Told(Protocol):
-    """How a check failed: the part of an `Outcome` that is needed here."""
-
-    @property
-    def check(self) -> str:
-        """Its name."""
-
-    @property
-    def told(self) -> str:
-        """Why it failed."""
-
-    @property
-    def error(self) -> BaseException | None:
-        """What the estimator's own code raised."""
-
-    @property
-    def causes(self) -> tuple[str, ...]:
-        """What its own draws look like."""
-
-
 def is_claim(check: str) -> bool:
     """Whether a check holds a mean to what it is claimed to be."""
-    return check.startswith((CLAIM, "has the mean of the other", "composes with an exact sum"))
+    return check.startswith((CLAIM, "has the mean of the other"))
 
 
-def looks_like(subject: Estimator | GradientSampler, like: Estimator | None, failed: Sequence[Told]) -> tuple[str, ...]:
+def looks_like(
+    subject: Estimator | GradientSampler, like: Estimator | None, failed: Sequence[Outcome]
+) -> tuple[str, ...]:
     """Causes of failed checks, likeliest first; none that only repeats what a check has told.
 
     Args:
@@ -77,17 +58,3 @@ def looks_like(subject: Estimator | GradientSampler, like: Estimator | None, fai
 
 def _without_numbers(text: str) -> str:
     return re.sub(r"[\d.]+", "", text)
-
-
-class Once:
-    """What an estimator looks like, examined and told at the first claim of it that fails."""
-
-    def __init__(self, explain: Callable[[Told], tuple[str, ...]]):
-        self.explain, self.told = explain, False
-
-    def __call__(self, failed: Told) -> tuple[str, ...]:
-        """The causes, at the first call with a claim; afterwards none."""
-        if self.told or not is_claim(failed.check):
-            return ()
-        self.told = True
-        return self.explain(failed)

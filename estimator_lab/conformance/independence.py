@@ -8,12 +8,10 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from estimator_lab.chain import Chain
 from estimator_lab.conformance.case import Case, Check, NotApplicable, Violation
 from estimator_lab.conformance.points import Point, layers
-from estimator_lab.conformance.structure import Spy, drawn, draws_numbers
+from estimator_lab.conformance.structure import calls, drawn, draws_numbers
 from estimator_lab.families import Family
-from estimator_lab.noise import MonteCarlo, derive_seed, forked
 
 Array = NDArray[np.float64]
 
@@ -114,12 +112,10 @@ def units_are_drawn_independently(case: Case) -> None:
     def pairs() -> Iterator[tuple[str, Array, Array]]:
         for family in case.families[:2]:
             problem = _pair(family)
-            spy = Spy(case.ready(problem))
             if problem.units[0] < 2 or not draws_numbers(case.chain(problem, ("unit",))):
                 continue
-            with forked(derive_seed("stream", "units", case.seed)):
-                Chain(problem, spy).value(MonteCarlo("units", case.seed), COUNT)
-            value = next(call.passed[0] for call in spy.calls if call.site == "h1" and call.passed)
+            found = calls(case, problem, COUNT)
+            value = next(call.passed[0] for call in found if call.site == "h1" and call.passed)
             if value.dim() != 4 + len(family.value_shape):
                 continue
             x = value[0, :, 0].reshape(COUNT, 2, -1).double().numpy()

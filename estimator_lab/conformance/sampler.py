@@ -1,12 +1,10 @@
 """What a black box that returns gradients is held to."""
 
-import numpy as np
 import torch
 
 from estimator_lab.budget import Budget
 from estimator_lab.chain import Key
 from estimator_lab.conformance.case import Case, Check, NotApplicable, Open, Violation
-from estimator_lab.conformance.independence import dependence
 from estimator_lab.conformance.means import MARGIN, same_claim
 from estimator_lab.conformance.state import changes_of
 from estimator_lab.conformance.structure import alike
@@ -70,22 +68,6 @@ def has_no_dead_path(case: Case) -> None:
     )
 
 
-def calls_are_independent(case: Case) -> None:
-    """Neighbouring calls, and the two halves of a run."""
-    told = []
-    for key, tensor in _drawn(case, 4 * COUNT, "independent").items():
-        x = tensor.flatten(1).double().numpy()[:, :6]
-        for column in x.T[np.ptp(x, axis=0) > 0]:
-            told.append((key, "neighbouring calls", dependence(column[0::2], column[1::2])))
-            told.append((key, "neighbouring calls", dependence(column[1:-1:2], column[2::2])))
-            told.append((key, "two halves of the calls", dependence(column[: 2 * COUNT], column[2 * COUNT :])))
-    if not told:
-        raise NotApplicable("its draws do not vary")
-    for key, what, p in told:
-        if p < case.alpha / len(told):
-            raise Violation(f"{what} give gradients {key} that depend on each other (p = {p:.1e})")
-
-
 def is_unbiased(case: Case) -> None:
     """Its mean is the truth that it brings."""
     assert isinstance(case.subject, GradientSampler)
@@ -110,9 +92,7 @@ def is_unbiased(case: Case) -> None:
 
 SAMPLER = (
     Check("is finite", is_finite),
-    Check("can be repeated", can_be_repeated),
     Check("touches no global state", touches_no_global_state),
     Check("has no dead path", has_no_dead_path),
-    Check("calls are independent", calls_are_independent, statistical=True),
     Check("is unbiased", is_unbiased, statistical=True),
 )

@@ -7,20 +7,21 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from estimator_lab import doors
 from estimator_lab.conformance.axes import AXES
-from estimator_lab.conformance.case import Case, Check, NotApplicable, Open, Violation, WrongShape
+from estimator_lab.conformance.case import Case, Check, NotApplicable, Open, Outcome, Status, Violation
 from estimator_lab.conformance.edges import EDGES
-from estimator_lab.conformance.explained import CLAIM, Once, looks_like
+from estimator_lab.conformance.explained import CLAIM, is_claim, looks_like
 from estimator_lab.conformance.independence import INDEPENDENCE
 from estimator_lab.conformance.means import MEANS, claims
 from estimator_lab.conformance.points import LAWS
 from estimator_lab.conformance.sampler import DRAWS as CALLS
 from estimator_lab.conformance.sampler import SAMPLER
-from estimator_lab.conformance.state import STATE, changes_of
+from estimator_lab.conformance.sampler import can_be_repeated as calls_can_be_repeated
+from estimator_lab.conformance.state import STATE, can_be_repeated, changes_of
 from estimator_lab.conformance.structure import STRUCTURE, has_the_right_shapes
 from estimator_lab.errors import LabError, UsageError, in_a_line
 from estimator_lab.estimator import Estimator
@@ -47,32 +48,14 @@ FEWEST = 2**8
 """Fewest replicates that a mean can be tested on."""
 
 Subject = Estimator | GradientSampler
-Status = Literal["passed", "failed", "skipped", "inconclusive", "expected failure"]
 Reasons = Mapping[str, str]
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one check ended.
-
-    Attributes:
-        check: its name.
-        status: "passed"; "failed"; "skipped", where there is nothing to hold the estimator to; "inconclusive", where
-            the draws do not decide; "expected failure", where it was declared and came.
-        told: why, empty where it passed.
-        seconds: that it took.
-        draws: replicates that a failure took to be seen; 0 where no chance was involved.
-        error: what the estimator's own code raised, with its traceback, or None.
-        causes: what the draws of a black box that failed look like, in words.
-    """
-
-    check: str
-    status: Status
-    told: str
-    seconds: float
-    draws: int = 0
-    error: BaseException | None = field(default=None, repr=False, compare=False)
-    causes: tuple[str, ...] = ()
+FIRST = (
+    Check("has the right shapes", has_the_right_shapes),
+    Check("can be repeated", can_be_repeated),
+    Check("can be repeated", calls_can_be_repeated),
+)
+"""Where one of these fails the others are skipped: what they would tell follows from it."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +96,7 @@ class Conformance:
 
     def summary(self) -> str:
         """Counts, then a line for what did not pass: what failed first; checks that say the same share a line."""
-        lines = [
-            f"{self.subject}: {self._counted()} of {len(self.outcomes)} checks (false alarms {self.alpha:g} in all)"
-        ]
+        lines = [f"{self.subject}: {self._counted()} of {len(self.outcomes)} checks (false-alarm rate {self.alpha:g})"]
         kinds: tuple[Status, ...] = ("failed", "expected failure", "inconclusive", "skipped")
         return "\n".join(lines + [f"  {kind}: {line}" for kind in kinds for line in _lines(self.of(kind))])
 
@@ -199,7 +180,10 @@ def laws(subject: Subject, families: Sequence[Family] | None = None) -> tuple[Fa
         return (Bernoulli(),)
     found = tuple(f for f in LAWS if not subject.refuses(SiteSpec("h1", f, (2,))))
     if not found:
-        raise UsageError(f"{subject!r} refuses every law of the package; give families=[...] that it applies to")
+        told = subject.refuses(SiteSpec("h1", LAWS[0], (2,)))
+        raise UsageError(
+            f"{subject!r} refuses every law of the package ({told}); give families=[...] that it applies to"
+        )
     return found
 
 
@@ -216,57 +200,10 @@ def checks(
     if isinstance(subject, GradientSampler):
         if problems is not None or families is not None:
             raise UsageError(f"{subject!r} brings its own problem and truth; leave problems and families out")
-        return SAMPLER
+        return (*FIRST[2:], *SAMPLER)
     own = laws(subject, families)
     given = None if problems is None else list(doors.problems(problems, "check_estimator(estimator, problems=[...])"))
-    return (*STATE, *STRUCTURE, *AXES, *EDGES, *claims(own, given), *MEANS, *INDEPENDENCE)
-
-
-def _shapes(case: Case) -> BaseException | None:
-    """What "has the right shapes" raises, found once; globals are put back, since others look for their changes."""
-
-    def find() -> None:
-        try:
-            has_the_right_shapes(case.fresh())
-            case.told["shapes"] = None
-        except (Exception, SystemExit) as error:
-            case.told["shapes"] = error
-
-    if "shapes" not in case.told:
-        changes_of(find)
-    return case.told["shapes"]  # type: ignore[no-any-return]
-
-
-def _run(check: Check, case: Case) -> None:
-    if not isinstance(case.subject, GradientSampler):
-        found = _shapes(case)
-        if check.run is has_the_right_shapes:
-            if found:
-                raise found
-            return
-        if isinstance(found, WrongShape):
-            raise NotApplicable("its shapes are wrong")
-    check.run(case.fresh())
-
-
-def _outcome(check: Check, case: Case, expected: str | None) -> Outcome:
-    began = time.perf_counter()
-    status: Status = "passed"
-    told, draws, own, causes = "", 0, None, ()
-    try:
-        _run(check, case)
-    except NotApplicable as error:
-        status, told = "skipped", str(error)
-    except Open as error:
-        status, told = "inconclusive", str(error)
-    except (Violation, LabError) as error:
-        status, told, draws = "failed", str(error), getattr(error, "draws", 0)
-        causes = getattr(error, "causes", ())
-    except (Exception, SystemExit) as error:
-        status, told, own = "failed", f"raises {in_a_line(error)}", error
-    if expected is not None:
-        status, told = _held_against(expected, status, told)
-    return Outcome(check.name, status, told, time.perf_counter() - began, draws, own, causes)
+    return (*FIRST[:2], *STATE, *STRUCTURE, *AXES, *EDGES, *claims(own, given), *MEANS, *INDEPENDENCE)
 
 
 def _held_against(expected: str, status: Status, told: str) -> tuple[Status, str]:
@@ -307,17 +244,41 @@ class Trial:
         check: the law.
         case: what it is run on.
         expected: why it is expected to fail, or None.
-        explain: what a failure looks like, for the first of an estimator's claims.
+        first: those of `FIRST` that come before it.
+        explained: claims of the estimator that failed with causes, which are told once.
     """
 
     check: Check
     case: Case
     expected: str | None = None
-    explain: Callable[[Outcome], tuple[str, ...]] | None = field(default=None, compare=False)
+    first: "tuple[Trial, ...]" = ()
+    explained: list[str] = field(default_factory=list, compare=False)
 
     def run(self) -> Outcome:
-        """How it ends."""
-        return _outcome(self.check, self.case, self.expected)
+        """How it ends, found once; globals that it changes are put back."""
+        return self._outcome
+
+    @cached_property
+    def _outcome(self) -> Outcome:
+        began = time.perf_counter()
+        status: Status = "passed"
+        told, draws, own, causes = "", 0, None, ()
+        try:
+            if failed := [t.check.name for t in self.first if t.expected is None and t.run().status == "failed"]:
+                raise NotApplicable(f"fails {failed[0]!r}, from which all else may follow")
+            changes_of(lambda: self.check.run(self.case.fresh()))
+        except NotApplicable as error:
+            status, told = "skipped", str(error)
+        except Open as error:
+            status, told = "inconclusive", str(error)
+        except (Violation, LabError) as error:
+            status, told, draws = "failed", str(error), getattr(error, "draws", 0)
+            causes = getattr(error, "causes", ())
+        except (Exception, SystemExit) as error:
+            status, told, own = "failed", f"raises {in_a_line(error)}", error
+        if self.expected is not None:
+            status, told = _held_against(self.expected, status, told)
+        return Outcome(self.check.name, status, told, time.perf_counter() - began, draws, own, causes)
 
     def __call__(self, estimator: Subject) -> None:
         """Runs it, in a test.
@@ -342,7 +303,10 @@ class Trial:
         if outcome.status == "expected failure":
             pytest.xfail(outcome.told)
         if outcome.status != "passed":
-            causes = self.explain(outcome) if self.explain and self.expected is None else ()
+            causes: tuple[str, ...] = ()
+            if self.expected is None and is_claim(self.check.name) and not self.explained:
+                self.explained.append(self.check.name)
+                causes = looks_like(self.case.subject, self.case.like, [outcome])
             lines = [outcome.told, f"({self.case.subject!r}: {self.check.name})"]
             lines += [f"looks like: {words}" for words in causes]
             hint = _hint(self.case.subject, [outcome]) if causes else ""
@@ -385,12 +349,12 @@ def trials(
         derived = derive_seed("conformance", seed, repr(subject))
         most = draws or (CALLS if isinstance(subject, GradientSampler) else DRAWS)
         case = Case(subject, laws(subject, families), share, derived, most, other)
-        explain = Once(partial(_explained, subject, other))
-        yield from ((subject, Trial(check, case, reasons.get(check.name), explain)) for check in own)
-
-
-def _explained(subject: Subject, like: Estimator | None, failed: Outcome) -> tuple[str, ...]:
-    return looks_like(subject, like, [failed])
+        first: tuple[Trial, ...] = ()
+        explained: list[str] = []
+        for check in own:
+            trial = Trial(check, case, reasons.get(check.name), first, explained)
+            first += (trial,) * (check in FIRST)
+            yield subject, trial
 
 
 def check_estimator(

@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from estimator_lab.conformance.case import Violation
+from estimator_lab.conformance.case import Case, Violation
 from estimator_lab.conformance.points import pattern
-from estimator_lab.estimator import Downstream, Estimator
+from estimator_lab.estimator import Downstream, Estimator, derivative
 from estimator_lab.families import Family
-from estimator_lab.noise import Noise
+from estimator_lab.noise import Noise, derive_seed, forked
 from estimator_lab.site import Site, SiteSpec
 from estimator_lab.small import numbers
 
@@ -85,8 +86,22 @@ class Window(Noise):
         return self.noise.normal(self._like(like, axis), axis, jumps)[(slice(None),) * axis + self.part]
 
 
+class Walked(NamedTuple):
+    """What a walk gives.
+
+    Attributes:
+        surrogate: ``[K, R, B]``.
+        gradient: ``[R, B, *units, *theta]``.
+        streamed: whether numbers of torch's stream were drawn.
+    """
+
+    surrogate: Tensor
+    gradient: Tensor
+    streamed: bool
+
+
 def walk(
-    estimator: Estimator,
+    case: Case,
     family: Family,
     theta: Tensor,
     noise: Noise,
@@ -94,13 +109,13 @@ def walk(
     axes: int = 1,
     flat: float | None = None,
     graph: bool = True,
-) -> tuple[Tensor, Tensor]:
-    """Surrogate ``[K, R, B]`` and gradient ``[R, B, *units, *theta]`` at a loss that is quadratic in the units.
+) -> Walked:
+    """One draw at a loss that is quadratic in the units; torch's stream is the same in every walk.
 
     Learned parts are those that a mean gradient of zero gives.
 
     Args:
-        estimator: how.
+        case: the estimator, and the seed of torch's stream.
         family: law of the units.
         theta: ``[R, B, *units, *theta]``, or with one axis prepended, which results then have as well; a leaf that
             requires a gradient is used as it is.
@@ -115,7 +130,7 @@ def walk(
     lead = theta.dim() - axes - len(family.theta_shape)
     spec = SiteSpec("h1", family, tuple(theta.shape[lead : lead + axes]))
     nothing = torch.zeros(theta.shape[lead - 1 :], dtype=theta.dtype)
-    ready = estimator.adapt(lambda _: {"h1": nothing})
+    ready = case.estimator.adapt(lambda _: {"h1": nothing})
     v = 0.4 + pattern(3, math.prod(spec.units), theta.dtype)
 
     def downstream(value: Tensor, using: Estimator | None = None) -> Tensor:
@@ -128,15 +143,15 @@ def walk(
 
     shape = (*theta.shape[: lead - 2], ready.paths, *theta.shape[lead - 2 :])
     rest: Downstream = downstream
-    with torch.set_grad_enabled(graph):
+    with torch.set_grad_enabled(graph), forked(derive_seed("walk", case.seed)):
+        before = torch.get_rng_state()
         leaf = theta if theta.requires_grad else theta.detach().clone().requires_grad_()
         site = Site(spec, leaf.unsqueeze(lead - 2).expand(shape), noise)
         surrogate = ready.surrogate(site, rest)
         _expect(surrogate, theta.dtype, shape[: lead + 1], "its surrogate")
-        if not surrogate.requires_grad:
-            return surrogate.detach(), torch.zeros_like(theta)
-        (gradient,) = torch.autograd.grad(surrogate.mean(-3).sum(), leaf, allow_unused=True)
-    return surrogate.detach(), torch.zeros_like(theta) if gradient is None else gradient
+        gradient = derivative(surrogate.mean(-3), leaf)
+        streamed = not torch.equal(before, torch.get_rng_state())
+    return Walked(surrogate.detach(), gradient, streamed)
 
 
 def _expect(found: object, dtype: torch.dtype, shape: tuple[int, ...], what: str) -> None:

@@ -1,7 +1,7 @@
 """Which of several candidates explains a bias: a weighted regression for each of them at each of several places."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,9 @@ ALMOST = 0.995
 
 PLACE = 5.0
 """Cost of a place whose bias no candidate explains."""
+
+MOST = 0.9
+"""Share of the coordinates of such a place that have a bias."""
 
 DRAWN = 1e-3
 """Root mean square error over root mean square bias that is more than rounding."""
@@ -78,19 +81,19 @@ class Candidate:
         label: of the cause.
         words: what is said of it; with ``{}`` for the constant.
         cost: simpler ones first.
-        term: ``[n]``.
         added: whether it comes on top of the truth.
         constants: those that it ought to have; others cost more.
         strict: whether it may have no other.
+        yields: whether a place says more than it, and gives the cause its label.
     """
 
     label: str
     words: str
     cost: float
-    term: Array
     added: bool = False
     constants: tuple[float, ...] = (1.0,)
     strict: bool = True
+    yields: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,13 +103,11 @@ class Place:
     Attributes:
         label: of the cause, if all of the bias is there and no candidate explains it.
         words: where it is; empty for all coordinates.
-        mask: ``[n]``.
         cost: plainer ones first.
     """
 
     label: str
     words: str
-    mask: Mask
     cost: float
 
 
@@ -131,26 +132,33 @@ def consistent(words: str, share: float, full: bool, drawn: bool = False) -> str
     return f"consistent with {words} (explains {part} of the bias{', to the errors of the draws' * (full and drawn)})"
 
 
-def fits(seen: Bias, candidates: Sequence[Candidate], places: Iterable[Place]) -> list[Fit]:
-    """All candidates at all places that have a part of the bias, and the places that have all of it."""
+def fits(seen: Bias, terms: Sequence[tuple[Candidate, Array]], places: Sequence[tuple[Place, Mask]]) -> list[Fit]:
+    """All candidates at all places that have a part of the bias, and the places that have all of it.
+
+    Args:
+        seen: the bias.
+        terms: ``[n]`` for each candidate; nan where it means nothing.
+        places: ``[n]`` for each place; of two that hold the same coordinates the first counts.
+    """
     found: list[Fit] = []
-    for place in places:
-        mask = place.mask
-        if not (mask & seen.there).any() or (place.words and mask.all()):
+    known: set[bytes] = set()
+    for place, mask in places:
+        if not (mask & seen.there).any() or mask.tobytes() in known:
             continue
+        known.add(mask.tobytes())
         at = f", only {place.words}" if place.words else ""
-        for c in candidates:
-            if not np.isfinite(c.term[mask]).all():
+        for c, term in terms:
+            if not np.isfinite(term[mask]).all():
                 continue
-            constant, share, full = _regress(seen, c, mask)
+            constant, share, full = _regress(seen, c, term, mask)
             free = constant not in c.constants
             if free and (c.strict or int(mask.sum()) < 2):
                 continue
             times = f" times {constant:.3g}" if free and "{}" not in c.words else ""
-            label = place.label if place.words and c.label == "dead path" else c.label
+            label = place.label if place.words and c.yields else c.label
             words = consistent(c.words.format(f"{constant:.3g}") + times + at, share, full, seen.noise > DRAWN)
             found.append(Fit(Cause(label, words, share), c.cost + place.cost + free, full))
-        if place.words and not seen.there[~mask].any():
+        if place.words and not seen.there[~mask].any() and seen.there[mask].mean() >= MOST:
             words = f"consistent with a mistake that shows only {place.words} (all of the bias is there)"
             width = 0.01 * float(mask.mean())  # of places that have all of it the narrowest says most
             found.append(Fit(Cause(place.label, words, math.nan), PLACE + width, False))
@@ -172,7 +180,7 @@ def best(found: Sequence[Fit]) -> list[Fit]:
     return clear or sorted((f for f in found if f.cost >= PLACE), key=lambda f: f.cost)[:1]
 
 
-def _regress(seen: Bias, candidate: Candidate, mask: Mask) -> tuple[float, float, bool]:
+def _regress(seen: Bias, candidate: Candidate, term: Array, mask: Mask) -> tuple[float, float, bool]:
     """Constant, share of the squared bias explained, and whether nothing but errors is left.
 
     Least squares with weights ``1 / (e^2 + (rms bias / 100)^2)`` for errors e. Where means are drawn, what errors are
@@ -181,7 +189,7 @@ def _regress(seen: Bias, candidate: Candidate, mask: Mask) -> tuple[float, float
     bias, error = seen.bias, seen.error
     weight = 1 / (error**2 + (0.01 * seen.root) ** 2)
     y = np.where(mask, bias + (0 if candidate.added else seen.truth), 0.0)
-    x = np.where(mask, candidate.term, 0.0)
+    x = np.where(mask, term, 0.0)
     square = float(weight @ x**2)
     constant = float(weight @ (x * y)) / square if square > 0 else 1.0
     spread = WIDTH * math.sqrt(float((weight * x) ** 2 @ error**2)) / square if square > 0 else 0.0

@@ -103,6 +103,10 @@ def rise(fresh: Spread, stored: Spread) -> float:
 
     `t = (log V1 - log V0) / sqrt(se0^2 + se1^2)` with Welch's degrees of freedom, by way of its p-value.
 
+    Of heavy tails a rise is claimed too often where both samples are equally long: of log-normal(1), 512 draws in three
+    coordinates, with a rate of 1.5e-3 for 1e-3. `Group.decidable` refuses such samples; of those that it lets pass, and
+    against a longer stored sample, it is claimed less often than stated.
+
     Source: Welch (1947); Efron & Stein (1981) for the errors.
     """
     gap = np.log(fresh.value / stored.value)
@@ -167,11 +171,12 @@ class Spectrum:
         return cls(draws * trace, draws**2 * trace2, draws**3 * trace3, draws * along)
 
 
-def rise_power(cv2: float, draws: float, stored: float, increase: float, alpha: float) -> float:
+def rise_power(cv2: float, draws: float, stored: float, increase: float, alpha: float, batches: int) -> float:
     """Chance that both stages find a variance that is larger by the share ``increase``, at least.
 
-    Each stage exceeds c with probability `P(Z > c - log(1 + x) / s)`, `s^2 = 1.25 cv2 (1/R + 1/R0)`; of both at least
-    twice that less one.
+    Each stage rejects with probability `P(Z > t - log(1 + x) / s)`, `s^2 = 1.25 cv2 (1/R + 1/R0)`, where t is the
+    quantile of Student's law at the level of a stage, with Welch's degrees of freedom; both do at least with twice that
+    less one.
 
     Args:
         cv2: `Var q / (E q)^2` of the squared deviation q of one draw: `R0 se^2` of the stored log-variance.
@@ -179,10 +184,14 @@ def rise_power(cv2: float, draws: float, stored: float, increase: float, alpha: 
         stored: R0.
         increase: x.
         alpha: false-alarm rate of both stages together.
+        batches: K, of a stage and of the stored sample.
     """
     scale = np.sqrt(PILOT * cv2 * (1 / draws + 1 / stored))
-    c = threshold(alpha, correlation(draws, stored))
-    single = float(special.ndtr(np.log1p(increase) / scale - c)) if scale > 0 else 1.0
+    if scale == 0:
+        return 1.0
+    freedom = (batches - 1) * (1 / draws + 1 / stored) ** 2 / (1 / draws**2 + 1 / stored**2)
+    level = float(special.ndtr(-threshold(alpha, correlation(draws, stored))))
+    single = float(special.ndtr(np.log1p(increase) / scale + special.stdtrit(float(freedom), level)))
     return max(STAGES * single - 1, 0.0)
 
 
@@ -206,7 +215,7 @@ def bias_power(spectrum: Spectrum, draws: float, stored: float, bias: float, alp
     scale = 1 / draws + 1 / stored
     t2, t3, along = spectrum.trace2 * scale**2, spectrum.trace3 * scale**3, spectrum.along * scale
     level = float(special.ndtr(-threshold(alpha, correlation(draws, stored))))
-    v = t2**3 / t3**2
+    v = t2 * (t2 / t3) ** 2
     limit = t3 / t2 * (float(stats.chi2.isf(level, v)) - v)
     square = bias**2
     growth = 1 + 2 * square * along / (batches * t2) + square**2 / (batches**2 * t2)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FLOOR: Mapping[str, Any] = {"color": "#8b939e", "marker": "|", "ls": "", "ms": 7, "mew": 1.0, "label": "noise floor"}
 COLUMN = 4.3  # cm: the width of `bias_column`
-PITCH, AXIS = 12.0, 15.0  # points: the height of its lines, and of the axis under them
+PITCH, AXIS = 10.8, 15.0  # points: the height of its lines, and of the axis under them
 
 
 def _scale(ax: Axes, top: float, margin: float, ticks: int = 5) -> None:

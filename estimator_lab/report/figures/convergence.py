@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from estimator_lab.finding import Curve, Finding
 
 PANELS = 20
+PAGE = 7.7  # inches of panels that leave room for their heading and caption on a page
 SLOPE: Mapping[str, Any] = {"color": style.MUTED, "lw": 0.8, "ls": (0, (4, 3)), "label": "slope −½"}
 LINE_STYLES: Mapping[str, Any] = {"undecided": (0, (1, 1)), "biased": (0, (5, 1.5)), "biased beyond": (0, (5, 1.5))}
 GONE = "not on the logarithmic axis, error zero or not finite"
@@ -111,7 +112,7 @@ def _close(figure: Figure, findings: Sequence[Finding], site: str, notes: list[s
     named = [style.absent(reason, _names(own, findings)) for reason, own in reasons.items()]
     figure.supxlabel(style.noted(LABEL, [*named, *notes]), fontsize=8.5)
     figure.supylabel("relative error of the mean", fontsize=8.5)
-    figure.legend(handles=[*handles, Line2D([], [], **SLOPE)], loc="outside upper center", ncols=5)
+    figure.legend(handles=[*handles, Line2D([], [], **SLOPE)], loc="outside upper center", ncols=6)
     return figure
 
 
@@ -125,7 +126,8 @@ def convergence_by_estimator(findings: Sequence[Finding], site: str = "total") -
     names, note = style.capped(dict.fromkeys(f.estimator_label for f in drawn), PANELS, "estimators")
     problems, fewer = style.capped(dict.fromkeys(f.problem_label for f in drawn), len(style.SERIES), "problems")
     across = 3 if len(names) in (5, 6) else 4
-    figure, axes = style.panels(len(names), across, 1.75 if len(names) > 4 else 2.0, sharex=True, sharey="row")
+    height = 2.0 if len(names) <= across else min(1.75, PAGE / math.ceil(len(names) / across))
+    figure, axes = style.panels(len(names), across, height, sharex=True, sharey="row")
     for place, (ax, name) in enumerate(zip(axes, names, strict=True)):
         _plot(ax, *(f.curves[site] for f in drawn if f.estimator_label != name), color=style.PALE, lw=0.6, zorder=1)
         for f in drawn:

@@ -69,7 +69,7 @@ def normal_panels(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure
     for ax, title in zip(axes, titles, strict=True):
         normal(panels[title], ax)
         ax.set(xlabel="", ylabel="")
-        ax.set_title(style.plain(title, 24), fontsize=8)
+        ax.set_title(style.plain(title, 24), fontsize=8 if across < 5 else 7.5)
     figure.supxlabel(style.noted("normal quantile", [note]), fontsize=8.5)
     figure.supylabel("standardised batch error", fontsize=8.5)
     keys = {h.get_label(): h for ax in axes for h in ax.get_legend_handles_labels()[0]}

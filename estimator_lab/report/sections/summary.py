@@ -227,7 +227,7 @@ def one_by_one(s: Story) -> list[Block]:
     for k, p in enumerate(shown):
         mine = s.on(p)
         truths = listed(dict.fromkeys(f.truth for f in mine), 3)
-        out += [heading(p), text(f"Truth: {truths}.", _bias_sentence(s, mine))]
+        out += [heading(p), text(f"The truth is {truths}.", _bias_sentence(s, mine))]
         out.append(pairs(s, mine, f"{p}. {LEGEND if k == 0 else f'Columns as for {shown[0]}.'}"))
         if len({group_name(r) for f in mine for r in groups(f)}) > 1:
             out.append(_forest(s, mine, ""))

@@ -87,13 +87,14 @@ def _table(s: Story, needed: Sequence[tuple[Trust, Finding, Row]]) -> Block:
         keys.setdefault(name, []).append(r)
     worst = [found for rows in keys.values() if (found := least_trusted(rows, s.doubt))]
     shown, left = capped(sorted(worst, key=lambda w: -w[0].rank), LINES, "lines")
-    columns: list[Column] = [] if s.single else [("Estimator", "left", "1fr")]
+    reasons = any(t.reason for t, _ in shown)
+    columns: list[Column] = [] if s.single else [("Estimator", "left", "auto" if reasons else "1fr")]
     columns.append(("Group", "left", "1fr" if s.single else "auto"))
     columns += [(head, "right", "auto") for head in ("n_eff", "Tail", "Kurtosis", "p")]
     body = []
     for t, r in shown:
         f = pairs[id(r)]
-        names = [] if s.single else [f.estimator_label]
+        names = [] if s.single else [shortened(f.estimator_label, 34) if reasons else f.estimator_label]
         where = f"{shortened(f.problem_label, 22)}, {group_name(r)}" if len(s.problems) > 1 else group_name(r)
         carried, index = estimate(r, "effective_sample")[0], estimate(r, "tail_index")[0]
         numbers = [replicates(carried), "bounded" if index == -math.inf else rounded(index, most=2)]
@@ -117,6 +118,6 @@ def _table(s: Story, needed: Sequence[tuple[Trust, Finding, Row]]) -> Block:
         f" Wilk), in doubt below {p_value(s.doubt)}.{f' {left}.' if left else ''}"
     )
     columns.append(("Intervals", "center", "auto"))
-    if any(t.reason for t, _ in shown):
-        columns.append(("Why", "left", "auto"))
+    if reasons:
+        columns.append(("Why", "left", "auto" if s.single else "1fr"))
     return table(columns, [("", [line[: len(columns)] for line in body])], caption)
