@@ -23,7 +23,7 @@ from estimator_lab.report.wording import duration, listed, percent, plural
 Json = Mapping[str, Any]
 NAMED = 0.8  # share of true causes named first that was aimed at
 HEIGHT = 2.7  # inches of the figure on the first page
-BLIND = ((13, 20), (11, 17))  # true causes named first, of mutants held out, when each set of them was new
+BLIND = ((13, 20), (11, 17), (8, 26))  # true causes named first, of mutants held out, when each set of them was new
 ROWS = 44  # mutants in one figure, at most: it fills a page
 PITCH = 0.158  # inches between them
 HEADS = 2.2  # inches for the names of checks, the totals and the legend
@@ -202,8 +202,8 @@ def both(mutants: Sequence[Json]) -> str:
 
 def blind() -> str:
     """What the naming was worth on mutants held out before any of its terms was revised."""
-    sets = " and ".join(f"{hit} of {every}" for hit, every in BLIND)
-    return f"When they were new, before the terms were revised, the true cause was named first for {sets}."
+    *most, last = (f"{hit} of {every}" for hit, every in BLIND)
+    return f"When they were new, the true cause was named first for {', '.join(most)} and {last}."
 
 
 def question(study: Study, found: Json) -> list[Block]:
@@ -438,15 +438,14 @@ def held_out(found: Json) -> list[Block]:
         for head, own in (("Not found", lost), ("Found, and another cause is named first", other))
         if own
     ]
-    sets = " and ".join(str(every) for _, every in BLIND)
     return [
         text(
             "Corpus, checks and causes grew together, so that a full score says little about the next mistake. Further"
-            f" mistakes were therefore written before they were tried, in two sets of {sets}: with their labels, from"
-            " the list of historic mistakes and not from the terms that name_causes compares, which their author had"
-            " read.",
-            blind(),
-            "What is measured here is after that revision, and no longer blind.",
+            " mistakes were therefore written before they were tried, with their labels, in three sets: two from the"
+            " list of historic mistakes, by an author who had read the terms that name_causes compares, and one by an"
+            " author who had not.",
+            blind() + " The third set tells most of what to expect of the next mistake.",
+            "What is measured here is after a revision that followed each set, and no longer blind.",
         ),
         text(
             f"Of {len(mutants)}, {both(mutants)}.",

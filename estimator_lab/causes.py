@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
-import torch
+from scipy import special
+from torch import Tensor
 
 from estimator_lab import doors
 from estimator_lab.bias_terms import PLACES, TERMS, Facts, columns, gains, truth
@@ -58,6 +59,13 @@ APART = (
     "or losses that cancel"
 )
 NO_TERM = "consistent with a term, linear in the loss, that is missing or in excess; no single candidate explains it"
+
+LOUD = 1.5
+"""Factor of the variance of an estimator over that of another one with the same mean that is told: far from what 16384
+draws may bring."""
+
+NODES = 64
+"""Of the quadrature of the moments of a law."""
 
 HEARD = 1.1
 """Factor of the variance of an estimator over that of another one, as a constant is added to the loss, that is told."""
@@ -148,8 +156,8 @@ MOVES: tuple[tuple[dict[str, float], str, str], ...] = (
     (
         {"hidden": 1},
         "baseline",
-        "the mean hears slopes of the loss at the sample, and not the loss elsewhere: consistent with a control "
-        "variate that is expanded about the sample, or a gradient that passes through it",
+        "the mean hears the loss at values that no unit takes, or slopes at those that units take: consistent with a "
+        "control variate that is not taken off again, as one expanded about the sample, or a gradient through it",
     ),
 )
 """What is done to the loss, the cause if the mean does not follow, and what that means."""
@@ -166,9 +174,9 @@ def name_causes(
 
     An estimator is looked at on a few `SmallProblem` s of its law, until one law shows a bias: unequal, saturated and
     tied units, two examples, two and three layers, more than three classes, a linear loss; and on the problem that is
-    given, if it can be summed. Means
-    are exact where the random numbers can be summed, else those of 16384 draws, or of 131072 where there is a bias;
-    terms are exact, since each of them is the mean of an exact sum that is broken on purpose.
+    given, if it can be summed. Means are exact where the random numbers can be summed, else those of 16384 draws, or of
+    131072 where there is a bias; terms are exact, since each of them is the mean of an exact sum that is broken on
+    purpose.
 
     1. Of the laws that any estimator keeps, such as independence of replicates, the first that is broken is the cause.
     2. Else the bias at all coordinates is regressed on a table of terms (gains, powers of p (1 - p), the expected loss
@@ -176,13 +184,14 @@ def name_causes(
        of it but errors (5 standard errors where means are drawn) the simplest is told: a term whose constant has a name
        before one with a free constant, everywhere before somewhere; then, against ``like``, another value of one of its
        numbers, such as its temperature.
-    3. If none does, other laws are tried; whether the bias is gone where a number of the estimator, such as its
-       temperature, is 1 or 0; and what moves the mean: no loss, a multiple of it, a constant added to it, another loss
-       at values that no unit takes. Else the term that explains 99.5 % and leaves at most half of what the next one
-       leaves, or the narrowest place that has all of the bias and little else; else it is a term that is linear in the
-       loss, missing or in excess.
+    3. If none does: other laws; values of another law than the layer's, or paths that depend on each other; whether the
+       bias is gone where a number of the estimator, such as its temperature, is 1 or 0; and what moves the mean: no
+       loss, a multiple of it, a constant added to it, another loss at values that no unit takes. Else the term, with no
+       free constant, that explains 99.5 % and leaves at most half of what the next one leaves, or the narrowest place
+       that has all of the bias and little else; else it is a term that is linear in the loss, missing or in excess.
     4. Where there is no bias, laws that show none on small problems follow; then, against ``like``, whether a constant
-       added to the loss changes the variance more than it changes that of ``like`` (`level_effect`).
+       added to the loss changes the variance more than it changes that of ``like`` (`level_effect`), or the variance is
+       more than 1.5 times as large.
 
     What is right is accused with a chance of at most 1e-6 by a law, and 1e-6 by a mean of draws; and never by an exact
     mean but for rounding.
@@ -324,23 +333,35 @@ class _Examination:
         if found and found[0].full:
             apart = causes[0].label == "dead path" and table.varies
             return [*([Cause("coupling", APART, 1.0)] if apart else causes), *own]
-        if broken := self.broken("then") or self.coupled(looked[0]):
+        if broken := self.broken("then") or self.values(looked[0]):
             return broken
         share = table.root / max(math.sqrt(float(np.mean(table.truth**2))), 1e-300)
         if share < SMALL and table.there.mean() > 0.6:
-            words = f"consistent with numbers of lower precision: the bias is {share:.1g} of the gradient everywhere"
+            words = (
+                "consistent with numbers of lower precision, or a small one that is added to be safe: the bias is "
+                f"{share:.1g} of the gradient"
+            )
             return [Cause("precision", words, math.nan)]
         if moved := self.right_at(looked) or self.moved(looked):
             return [*own, *moved, *causes]
         return [*own, *(causes or self.broken("last", only="non-finite") or [Cause("missing term", NO_TERM, math.nan)])]
 
-    def coupled(self, probe: Moved) -> list[Cause]:
-        """Whether the values of two paths of a replicate depend on each other: they may, but for a baseline."""
-        spy, site = Spy(self.estimator), probe.sites[0]
-        with forked(derive_seed("paths")):
-            Chain(probe, spy).value(MonteCarlo("paths"), COUNT)
-        value = next((c.passed[0] for c in spy.calls if c.site == site.name and c.passed), torch.zeros(0))
-        if value.dim() != 3 + len(site.value_shape) or len(value) < 2:
+    def values(self, probe: Moved) -> list[Cause]:
+        """Whether the values of the first layer have the law of its units, and those of two paths are independent.
+
+        Neither is a law of all estimators: both are looked at where a bias is not explained.
+        """
+        spy, site, theta = Spy(self.estimator), probe.sites[0], probe.theta(probe.weights(), ())
+        with forked(derive_seed("values")):
+            Chain(probe, spy).value(MonteCarlo("values"), COUNT)
+        passed = next((c.passed for c in spy.calls if c.site == site.name), ())
+        if not passed or any(v.dim() != 3 + len(site.value_shape) for v in passed):
+            return []
+        unlike = [_unlike(site.family, theta, v.flatten(0, 1), self.case.alpha) for v in passed]
+        if all(unlike):  # others are relaxed, or replayed
+            return [Cause("family", unlike[0], math.nan)]
+        value = passed[unlike.index("")]
+        if len(value) < 2:
             return []
         one, two = (value[k, :, 0].flatten(1).double().numpy() for k in (0, 1))
         p = min(dependence(a, b) for a, b in zip(one.T, two.T, strict=True)) * one.shape[1]
@@ -395,15 +416,41 @@ class _Examination:
         return []
 
     def louder(self) -> list[Cause]:
-        """Of two with one mean: whether a constant added to the loss changes the variance of the first only or more."""
+        """Of two with one mean: whether the first has more variance, or a constant in the loss gives it more."""
         if self.like is None:
             return []
         ours, theirs = level_effect(self.estimator), level_effect(self.like)
         if ours.factor() < HEARD * theirs.factor():
-            return []
+            if not ours.variance > LOUD * theirs.variance > 0:
+                return []
+            times = f"{ours.variance / theirs.variance:.2g} times its variance"
+            words = (
+                f"the mean is that of {self.like.label}, with {times}: consistent with random numbers that are not "
+                "shared, or with noise that is added"
+            )
+            return [Cause("variance", words, math.nan)]
         other = f"; that of {self.like.label} by {theirs.factor():.3g}" if theirs.variance > 0 else ""
         words = f"the mean is that of {self.like.label}; {ours.words}{other}"
         return [Cause("baseline", f"{words}: consistent with a baseline that is missing or wrong", math.nan)]
+
+
+def _unlike(family: Family, theta: Tensor, value: Tensor, alpha: float) -> str:
+    """Which moment of values ``[R, *theta.shape]`` is not that of their law; empty where all may be."""
+    points, weights = family.rule(theta.double(), NODES)
+    weights = weights.reshape(*weights.shape, *[1] * len(family.value_shape))
+    limit = float(special.ndtri(1 - alpha / 4 / value[0].numel()))
+    for power, name in ((1, "mean"), (2, "mean square")):
+        first, second = ((weights * points.double() ** (k * power)).sum(0) for k in (1, 2))
+        error = ((second - first**2).clamp(min=0) / len(value)).sqrt() + CLOSE
+        found = (value.double() ** power).mean(0)
+        off = ((found - first).abs() / error).flatten()
+        if off.max() > limit:
+            i = int(off.argmax())
+            return (
+                f"consistent with values of another law than the layer's: the {name} of one that is passed on is "
+                f"{found.flatten()[i]:.3g}, where its law has {first.flatten()[i]:.3g}"
+            )
+    return ""
 
 
 def _numbers(estimator: Estimator) -> dict[str, float]:

@@ -33,6 +33,7 @@ def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mutation, "KINDS", kinds)
         patch.setattr(mutation, "HELD_OUT", [k for k in KINDS if k.__name__ == "ExtraDetach"])
+        patch.setattr(mutation, "THIRD_SET", [])
         patch.setattr(mutation, "ESTIMATORS", (HeldMask(),))
         for module in (mutation, means):
             patch.setattr(module, "points", lambda family: points(family)[:2])
@@ -166,7 +167,7 @@ def test_numbers_of_those_held_out_add_up(found):
     assert "no check finds" not in mutation_report.both([row, misnamed])
     assert mutation_report.both([row, lost]).endswith("; the one that no check finds is among them")
     told = words(mutation_report.held_out({**found, "held_out": rows}))
-    assert said in told and "for 13 of 20 and 11 of 17" in told and "no longer blind" in told
+    assert said in told and "for 13 of 20, 11 of 17 and 8 of 26" in told and "no longer blind" in told
     assert said in " ".join(mutation_report.verdict({**found, "held_out": rows})[2])
 
 

@@ -171,9 +171,10 @@ def has_no_dead_path(case: Case) -> None:
             )
         for name, zero in silent.items():
             if zero.any():
+                why = "no path leads to theta" if ("unit", name) in chain.dead else "what reaches theta is zero"
                 raise Violation(
                     f"{int(zero.sum())} of {zero.numel()} unit gradients of site {name!r} are zero in all "
-                    f"{count} draws on {problem.label}: no path leads to theta there"
+                    f"{count} draws on {problem.label}: {why} there"
                 )
 
 

@@ -119,11 +119,13 @@ class Fit:
         cause: as it is told.
         cost: of candidate, place and a free constant.
         full: whether nothing but errors is left.
+        free: whether the constant is none of those that it ought to have.
     """
 
     cause: Cause
     cost: float
     full: bool
+    free: bool = False
 
 
 def consistent(words: str, share: float, full: bool, drawn: bool = False) -> str:
@@ -157,7 +159,7 @@ def fits(seen: Bias, terms: Sequence[tuple[Candidate, Array]], places: Sequence[
             times = f" times {constant:.3g}" if free and "{}" not in c.words else ""
             label = place.label if place.words and c.yields else c.label
             words = consistent(c.words.format(f"{constant:.3g}") + times + at, share, full, seen.noise > DRAWN)
-            found.append(Fit(Cause(label, words, share), c.cost + place.cost + free, full))
+            found.append(Fit(Cause(label, words, share), c.cost + place.cost + free, full, free))
         if place.words and not seen.there[~mask].any() and seen.there[mask].mean() >= MOST:
             words = f"consistent with a mistake that shows only {place.words} (all of the bias is there)"
             width = 0.01 * float(mask.mean())  # of places that have all of it the narrowest says most
@@ -169,12 +171,12 @@ def best(found: Sequence[Fit]) -> list[Fit]:
     """The simplest of those that leave nothing but errors, else what explains clearly more than all others, or a place.
 
     Of those that are equally simple all are told. Clearly more: `ALMOST` all, and half or less of what the next one
-    leaves.
+    leaves, with a constant that it ought to have: some free one nearly fits whatever there is.
     """
     full = sorted((f for f in found if f.full), key=lambda f: f.cost)
     if full:
         return [f for f in full if f.cost <= full[0].cost + 0.05]
-    terms = [f for f in found if f.cost < PLACE and f.cause.fit >= ALMOST]
+    terms = [f for f in found if f.cost < PLACE and f.cause.fit >= ALMOST and not f.free]
     terms.sort(key=lambda f: 1 - f.cause.fit + 0.02 * f.cost)
     clear = [f for f in terms[:1] if len(terms) == 1 or 1 - f.cause.fit <= 0.5 * (1 - terms[1].cause.fit)]
     return clear or sorted((f for f in found if f.cost >= PLACE), key=lambda f: f.cost)[:1]

@@ -16,7 +16,7 @@ LEVEL = 1e-3
 ROUNDED = 1e-6
 """Gains that are as close as this are the same."""
 
-ALONG = 0.5
+ALONG = 0.9
 """Share of the squared bias that has to lie along the truth for a gain to be told."""
 
 MULTIPLES = 64
