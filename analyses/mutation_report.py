@@ -404,13 +404,13 @@ def named(found: Json) -> list[Block]:
     share = len(hit) / len(mutants) if mutants else math.nan
     middle = float(np.median([m["naming"] for m in mutants])) if mutants else math.nan
     others = len(missed) - len(later) - len(silent)
-    rest = [f"it comes later for {len(later)}"] if later else []
-    rest += [f"only other causes are named for {others}"] if others else []
-    rest += [f"none is named for {len(silent)}"] if silent else []
+    rest = [f"later for {len(later)}"] if later else []
+    rest += [f"not among those named for {others}"] if others else []
+    rest += [f"not named, nor any other, for {len(silent)}"] if silent else []
     said = (
         "What a broken estimator looks like is said by name_causes, likeliest first. What comes first is the true"
         f" cause for {len(hit)} of {len(mutants)} ({percent(share, 2)})"
-        + (f"; of the other {len(missed)}, {listed(rest)}" if rest else "")
+        + (f"; it comes {listed(rest)}" if later else f"; it is {listed(rest)}" if rest else "")
         + f". It takes {duration(middle)} in the median. It does not read the code: different mistakes may have one"
         " mean, and it says what that mean is consistent with."
     )
