@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from estimator_lab.chain import Chain, Key
+from estimator_lab.conclusion import percent, rounded_up
 from estimator_lab.conformance.case import Case, Check, NotApplicable, Open, Violation
 from estimator_lab.conformance.points import Point, points, truth_of
 from estimator_lab.conformance.structure import alike, drawn, draws_numbers, network
@@ -98,7 +99,7 @@ def _hold_exactly(known: Expectation, truth: Truth, problem: Problem) -> None:
         bias, gain = found["relative_bias"], found["gain"]
         size = bias if np.isfinite(bias) else np.inf
         told = (
-            f"{_share(bias)} of the true gradient's norm"
+            f"{percent(bias)} of the true gradient's norm"
             if np.isfinite(bias)
             else f"{found['bias']:.2g}, the truth is 0"
         )
@@ -107,10 +108,6 @@ def _hold_exactly(known: Expectation, truth: Truth, problem: Problem) -> None:
             worst = size, f"bias {told} at {' '.join(group)}"
     if worst[1]:
         raise Violation(f"claims to be unbiased and is not: {worst[1]} on {problem.label}, exactly ({known.how})")
-
-
-def _share(size: float) -> str:
-    return f"{100 * size:.3g} %"
 
 
 def decide(case: Case, measurement: Measurement, truth: Truth, label: str) -> None:
@@ -136,7 +133,9 @@ def decide(case: Case, measurement: Measurement, truth: Truth, label: str) -> No
         found = verdict(groups, MARGIN, alpha, looks)
         if found.word == "biased":
             name, worst = min(found.groups.items(), key=lambda item: item[1].p_holm)
-            size_of = f" by {_share(worst.low)} to {_share(worst.high)} of its norm" if np.isfinite(worst.high) else ""
+            size_of = (
+                f" by {percent(worst.low)} to {percent(worst.high)} of its norm" if np.isfinite(worst.high) else ""
+            )
             raise Violation(
                 f"claims to be unbiased and is not: the mean of {record.replicates} draws is off the true gradient "
                 f"{name}{size_of} on {label} (p = {worst.p_holm:.1e})",
@@ -152,10 +151,12 @@ def decide(case: Case, measurement: Measurement, truth: Truth, label: str) -> No
     if not open_ones:
         return
     name, size_missed = max(open_ones.items(), key=lambda item: item[1] if np.isfinite(item[1]) else np.inf)
-    missed = f"one of {_share(size_missed)} of the gradient's norm would have been found"
+    missed = f"one of {percent(size_missed)} of the gradient's norm would have been found"
     if not np.isfinite(size_missed):
         missed = "too few of them carry its error to say how large"
-    raise Open(f"{record.replicates} draws on {label} do not exclude a bias at {name}; {missed}; give more draws")
+    needed = max(found.groups[k].needed for k in open_ones)
+    more = f"about {rounded_up(needed):,} would exclude one of {percent(MARGIN)}" if needed else "give more"
+    raise Open(f"{record.replicates:,} draws on {label} do not exclude a bias at {name}; {missed}; {more}")
 
 
 def _still(group: Group, name: str, record: Record, label: str, alpha: float) -> None:
@@ -257,7 +258,7 @@ def has_the_mean_of_the_other(case: Case) -> None:
             if (gap > floor).any():
                 raise Violation(
                     f"its mean is not that of {case.like!r} on {problem.label}: they differ by up to "
-                    f"{_share(float(gap.max()) / top)} of the largest mean gradient, exactly"
+                    f"{percent(float(gap.max()) / top)} of the largest mean gradient, exactly"
                 )
             continue
         count = BATCHES * max(1, case.draws // BATCHES)

@@ -56,7 +56,8 @@ class Point(Problem):
     "quadratic" (s - 0.35)^2 + 0.6 y_1 y_n, "smooth" cos(1.3 s + 0.4) + exp(s / 2) / 3, "kinked"
     |s - 0.2| + max(0, y_1 + y_n - 0.9) / 2, "constant" |v|^2. With several layers |theta_1|^2 / 10 is added, which
     counts directly. Later thetas are linear in the numbers of the layer before. Example i has the first theta times
-    ``inputs[i]``: with the inputs 1, -0.6 and 0 the units are unequal, saturated and symmetric at once.
+    ``inputs[i]``: with the inputs 1, 0.4 and 0 the units are unequal, saturated and symmetric at once, and do
+    not cancel in the gradient of a weight.
 
     ``scale`` and ``level`` are no part of the repr, so that what is drawn does not depend on them.
     """
@@ -154,7 +155,7 @@ def points(family: Family) -> tuple[Point, ...]:
             Point("black box", own, (2,), (0.7, -1.1), "kinked", level=-1.0),
             Point("additive", own, (2,), (1.2, -0.5), "additive"),
             Point("constant loss", own, (2,), (0.6, -1.9), "constant", level=3.0),
-            Point("three examples", own, (1,), (1.7,), "smooth", (1.0, -0.6, 0.0), level=1.0),
+            Point("three examples", own, (1,), (1.7,), "quadratic", (1.0, 0.4, 0.0), level=1.0),
             layers(family, (2, 1), (1.0,)),
             layers(family, (1, 2), (1.0, -0.7), "two layers, two examples"),
             layers(family, (1, 1, 2), (1.0,), "three layers"),
@@ -165,14 +166,14 @@ def points(family: Family) -> tuple[Point, ...]:
             Point("one unit", own, (1,), (-1.0, 0.4, 0.9), "smooth", level=0.5),
             Point("unequal units", own, (2,), (-1.0, 0.4, 0.9, 1.5, 0.0, -0.3), level=1.5),
             Point("saturated units", own, (1,), (6.0, 0.0, -2.0), level=-2.0),
-            Point("three examples", own, (1,), (1.1, -0.6, 0.2), "smooth", (1.0, -0.6, 0.0), level=1.0),
+            Point("three examples", own, (1,), (1.1, -0.6, 0.2), "smooth", (1.0, 0.4, 0.0), level=1.0),
             Point("more classes, then two", more, (1, 2), _first(more[0], 1), level=0.5),
         )
     if isinstance(family, Normal):
         return (
             Point("one unit", own, (1,), (0.4, -0.6), "smooth", level=0.5),
             Point("unequal units", own, (2,), (0.4, -0.3, -0.9, 0.7), level=1.5),
-            Point("three examples", own, (1,), (0.8, -0.5), "quadratic", (1.0, -0.6, 0.0), level=1.0),
+            Point("three examples", own, (1,), (0.8, -0.5), "quadratic", (1.0, 0.4, 0.0), level=1.0),
             layers(family, (1, 1), (1.0,)),
         )
     return (
