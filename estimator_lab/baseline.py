@@ -204,8 +204,8 @@ class Baseline:
                 if (p := test_unbiased(group) * len(found.groups)) < alpha:
                     raise UsageError(
                         f"{found.estimator} claims to be unbiased and is not at {name} of {found.problem} "
-                        f"(p = {p:.1g}, below {alpha:g}): a baseline keeps what is right; mend it, or declare "
-                        "unbiased = False"
+                        f"(p = {max(p, 1e-300):.1g}, below {alpha:g}): a baseline keeps what is right; mend it, "
+                        "diagnose says what the bias looks like, or declare unbiased = False"
                     )
         timed = pace(measurement)
         return replace(

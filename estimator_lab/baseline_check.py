@@ -74,8 +74,8 @@ class Comparison:
     def status(self) -> str:
         """Of all metrics: "violated" if any fails, "inconclusive" if any is, else "sound".
 
-        Sound means: no metric changed, and each that has a plan would have shown the planned change more often than
-        not.
+        Sound means: no metric got worse, and each that has a plan would have shown the planned change more often than
+        not. Metrics that got better are sound.
         """
         verdicts = [m.verdict for m in self.metrics]
         if any(v in FAILS for v in verdicts):

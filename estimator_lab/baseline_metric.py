@@ -107,7 +107,7 @@ def _variance(kept: Kept, group: Group, fresh: Spread, baseline: Baseline, draws
         word, what = ("appeared", "were alike") if kept.still else ("vanished", "are alike now")
         return replace(metric, verdict=word if sure else "inconclusive", words=f"{words}; all draws {what}")
     if not kept.estimable or not estimable(group):
-        where = "the baseline's" if not kept.estimable else "the fresh"
+        where = "the baseline's" if not kept.estimable else "that of the fresh draws"
         why = "may be infinite" if group.heavy else "rests on too few draws"
         told = f"variance of {kept.name} is not estimable: {where} {why}"
         return replace(metric, verdict="inconclusive", words=told)
@@ -201,4 +201,4 @@ def confirmed(first: Metric, second: Metric) -> Metric:
 
 def floored(power: float) -> str:
     """A probability to three digits, downwards."""
-    return f"{math.floor(1000 * power) / 1000:g}"
+    return f"{math.floor(1000 * power) / 1000:g}" if power >= 0.001 else "under 0.001"

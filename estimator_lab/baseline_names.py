@@ -55,7 +55,7 @@ def _name(thing: object, load: Callable[[str], object], root: Path, near: Module
     if _loads(repr(thing), load, thing):
         return repr(thing)
     first = [m for m in (sys.modules.get(type(thing).__module__), near) if m is not None]
-    others = sorted((m for m in sys.modules.values() if _own(m, root)), key=lambda m: m.__name__)
+    others = sorted((m for m in list(sys.modules.values()) if _own(m, root)), key=lambda m: m.__name__)
     for module in (*first, *others):
         if module.__name__ == "__main__":
             continue

@@ -428,8 +428,8 @@ def _print(result: "Diagnosis") -> None:
         table.add_row(*row, *(numbers[head] for head in heads))
     console.print(table)
     console.print(
-        "variance, cosine, losses and time of one draw; relative bias where it is largest, with an interval that holds "
-        "for all groups and looks together",
+        f"variance{', cosine, losses and time' if wide else ''} of one draw; relative bias where it is largest, with "
+        "an interval that holds for all groups and looks together",
         style="dim",
         soft_wrap=not console.is_terminal,
     )

@@ -321,4 +321,6 @@ def command_line() -> str:
     if not sys.argv or not sys.argv[0]:
         return "Python session"
     script = Path(sys.argv[0]).name
+    if script == "__main__.py":
+        return shlex.join(["python", "-m", Path(sys.argv[0]).parent.name, *sys.argv[1:]])
     return shlex.join([*(["python"] if script.endswith(".py") else []), script, *sys.argv[1:]])

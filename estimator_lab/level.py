@@ -31,12 +31,16 @@ class LevelEffect:
         cross: a, the covariance of the estimate with the scores.
         scores: b, the variance of the scores; zero where it is not established.
         error: standard error of ``2 b c^2 / V`` at c = 2; 0 where it is exact.
+        variance_error: of V; 0 where it is exact.
+        factor_error: of ``factor()``; 0 where it is exact.
     """
 
     variance: float
     cross: float
     scores: float
     error: float
+    variance_error: float = 0.0
+    factor_error: float = 0.0
 
     def factor(self, level: float = LEVEL) -> float:
         """The variance at this level over that at the loss as it is."""
@@ -86,12 +90,13 @@ def level_effect(estimator: Estimator, problem: Problem | None = None) -> LevelE
     here, up, down = (float(s.variance.sum()) for s in (mid, high, low))
     if not here > 0:
         return LevelEffect(here, 0.0, 0.0, 0.0)
-    error = 0.0
+    error = variance_error = factor_error = 0.0
     if high.spreads is not None and mid.spreads is not None and low.spreads is not None:
-        curves = high.spreads + low.spreads - 2 * mid.spreads
-        error = float(curves.std(ddof=1)) / math.sqrt(len(curves)) / here
+        curves, rests = high.spreads + low.spreads - 2 * mid.spreads, high.spreads - up / here * mid.spreads
+        root = math.sqrt(len(curves))
+        error, factor_error = (float(x.std(ddof=1)) / root / here for x in (curves, rests))
+        variance_error = float(mid.spreads.std(ddof=1)) / root
     curve = up + down - 2 * here
     heard = curve > max(SURE * error, 0.1 if error else 1e-9) * here
-    return LevelEffect(
-        here, (up - down) / (4 * LEVEL) if heard else 0.0, curve / (2 * LEVEL**2) if heard else 0.0, error
-    )
+    cross, scores = ((up - down) / (4 * LEVEL), curve / (2 * LEVEL**2)) if heard else (0.0, 0.0)
+    return LevelEffect(here, cross, scores, error, variance_error, factor_error)

@@ -241,8 +241,8 @@ def _place(path: Path) -> tuple[Path, str]:
     names, folder = [path.stem] * (path.stem != "__init__"), path.parent
     while (folder / "__init__.py").is_file():
         names, folder = [folder.name, *names], folder.parent
-    if folder == path.parent:
-        return folder, ""
+    if folder == path.parent or "." in path.stem:  # which an import takes for that of a package
+        return path.parent, ""
     sys.path.insert(0, str(folder))
     try:
         spec = importlib.util.find_spec(names[0])

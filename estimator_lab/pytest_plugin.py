@@ -15,6 +15,7 @@ import math
 import os
 import secrets
 import shlex
+import sysconfig
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -357,7 +358,8 @@ class Lab:
             words += f"\nif that is meant, write the baseline anew with --estimator-lab-update {self._again}"
         elif found.status == "violated" and on is not None and isinstance(estimator, Estimator):
             words += _looks_like(estimator, on)
-        self._judge(call, rate, f"{path.name}: {found.plan}", found.status, words)
+        better = "".join(f"; better: {m.words}" for m in found.of("better"))
+        self._judge(call, rate, f"{path.name}: {found.plan}{better}", found.status, words)
         return found
 
     def _short(self, new: "Baseline", budget: "int | None", ratio: int) -> str:
@@ -479,12 +481,18 @@ def _of_the_user(trace: TracebackType | None) -> TracebackType | None:
         trace = trace.tb_next
     paths = [Path(entry.tb_frame.f_code.co_filename) for entry in entries]
     inside = [Path(__file__).parent in path.parents for path in paths]
-    users = any(not (within or "site-packages" in path.parts) for path, within in zip(paths, inside, strict=True))
+    users = not all(within or _installed(path) for path, within in zip(paths, inside, strict=True))
     shown = None
     for entry, within in zip(reversed(entries), reversed(inside), strict=True):
         if not (users and within):
             shown = TracebackType(shown, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
     return shown
+
+
+def _installed(path: Path) -> bool:
+    """Whether a file is one of Python's own, or of a package that was installed."""
+    own = Path(sysconfig.get_path("stdlib")) in path.parents or str(path).startswith("<")
+    return own or not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
 
 
 class _Progress:

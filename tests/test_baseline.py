@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import re
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -1167,6 +1168,12 @@ def test_what_can_be_loaded_has_a_name(tmp_path, monkeypatch):
     assert problem_name(named_here.Unseen(numbers=torch.ones(2)), tmp_path) == ""
     assert problem_name(named_here.VOTES, tmp_path, named_here) == "named_here.py:VOTES"
     assert estimator_name(Scaled(), tmp_path) == "test_baseline:Scaled(baseline=None)"
+    # a module that imports others as it is looked at changes the table that is gone through
+    lazy = type("Lazy", (type(sys),), {"__file__": property(lambda _: sys.modules.setdefault("late", sys) and None)})
+    monkeypatch.setitem(sys.modules, "lazy", lazy("lazy"))
+    monkeypatch.delitem(sys.modules, "late", raising=False)
+    estimator_name(Scaled(), tmp_path)
+    assert sys.modules.pop("late") is sys
 
 
 MINE = """

@@ -6,6 +6,7 @@ coordinates and probes together.
 
 import dataclasses
 import json
+import math
 import os
 import re
 import subprocess
@@ -27,7 +28,7 @@ from estimator_lab.conformance import checks
 from estimator_lab.conformance.points import LAWS
 from estimator_lab.diagnosis import Diagnosis
 from estimator_lab.estimator import derivative
-from estimator_lab.estimators import ESTIMATORS, DisARM, Exact, LeaveOneOut, Reinforce, StraightThrough
+from estimator_lab.estimators import ESTIMATORS, DisARM, Exact, GumbelSoftmax, LeaveOneOut, Reinforce, StraightThrough
 from estimator_lab.families import Bernoulli, Categorical
 from estimator_lab.small_means import DRAWS, Moved, exactly, probes
 from estimator_lab.statistics.candidates import Bias, Candidate, Place, best, fits
@@ -383,6 +384,30 @@ class Raised(lab.Estimator):
         return loss + site.score(value, loss.square())
 
 
+@dataclasses.dataclass(frozen=True)
+class Ranged(Reinforce):
+    """Has learned parts, and takes few values of its number."""
+
+    share: float = 0.9
+
+    def __post_init__(self):
+        assert 0.5 <= self.share < 1
+
+
+def test_what_comes_after_the_regressions_takes_any_estimator():
+    probe = probes(Bernoulli())[0]
+
+    def examined(estimator, like=None):
+        return causes._Examination(estimator, like, math.inf)
+
+    assert examined(Ranged("mean")).values(probe) == []
+    assert examined(Ranged()).right_at([probe]) == []
+    tried = examined(Reinforce(), Ranged()).other_settings(Ranged(), [probe], DRAWS)
+    assert [candidate.words.partition(",")[0] for candidate, _ in tried] == ["a share of 0.81"]
+    assert [cause.label for cause in examined(GumbelSoftmax()).values(probe)] == ["family"]
+    assert examined(GumbelSoftmax(), like=GumbelSoftmax(2.0)).values(probe) == []  # both relax
+
+
 def test_what_no_candidate_explains_is_probed():
     found = lab.name_causes(Raised())
     assert found[0].label == "loss scale" and "not linear in the loss" in found[0].words and "squared" in found[0].words
@@ -564,6 +589,34 @@ def test_drawn_variances_show_the_same_effect():
     exact = lab.level_effect(Reinforce(), lab.SmallProblem((2,), 3))
     assert drawn.error > 0
     assert abs(drawn.factor() - exact.factor()) < 0.15 * exact.factor()  # 16384 draws: some 1 % each
+
+
+@dataclasses.dataclass(frozen=True)
+class HeavyTailed(lab.Estimator):
+    """The score function times weights of mean 1 whose squares have no variance; each ``skipped`` has its own draws."""
+
+    skipped: int = 0
+
+    unbiased = True
+    families = (Bernoulli,)
+
+    def surrogate(self, site, downstream):
+        value = site.sample()
+        loss = downstream(value)
+        for _ in range(1 + self.skipped):
+            u = torch.rand(loss.shape, dtype=loss.dtype)
+        return loss + site.score(value, loss * u.pow(-1 / 2.2) * 1.2 / 2.2)
+
+
+def test_heavy_tails_are_not_louder_than_themselves():
+    """Twelve pairs, two times each: by 5 standard errors one in 150,000 tests would fail if batches were normal.
+
+    Of heavy tails fewer would: what is far out raises the error that it is divided by as well.
+    """
+    same = [HeavyTailed(i) for i in range(4)]
+    variances = [lab.level_effect(e).variance for e in same]
+    assert len(set(variances)) == 4
+    assert not any(causes._Examination(e, other, math.inf).louder() for e in same for other in same if e is not other)
 
 
 def test_of_two_with_one_mean_only_the_louder_one_is_told():

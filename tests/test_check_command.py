@@ -166,6 +166,8 @@ def test_a_file_of_a_package_imports_what_is_beside_it(folder, monkeypatch, caps
     before = list(sys.path)
     assert main(["check", "src/coins_beside/mine.py:Mine"]) == 1
     assert "Mine(): 1 failed" in capsys.readouterr().out and sys.path == before
+    (package / "mine.v2.py").write_text(FILE)  # no name that can be imported
+    assert main(["check", "src/coins_beside/mine.v2.py:Shapeless"]) == 1
     assert main(["check", "src/coins_beside/__init__.py:Gone"]) == 3
     assert "has no 'Gone'; it has Mine\n" in capsys.readouterr().err
     for name in [n for n in sys.modules if n.startswith("coins_beside")]:

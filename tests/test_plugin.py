@@ -3,11 +3,13 @@
 import json
 import math
 import re
+import traceback
+from pathlib import Path
 
 import pytest
 
 import estimator_lab as lab
-from estimator_lab import cli
+from estimator_lab import cli, pytest_plugin
 from estimator_lab.baseline_diff import diff
 from estimator_lab.pytest_plugin import Ledger, share
 
@@ -338,6 +340,20 @@ def test_an_error_of_the_users_code_keeps_its_own_frames_alone(pytester, run):
     assert "measurement.py" not in told and "pytest_plugin.py" not in told and "chain.py" not in told
     told = run("-k", "fault").stdout.str()
     assert "measurement.py" in told and "TypeError" in told
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_fault_of_the_package_shows_in_pythons_own_library(own):
+    """Whose frames are no code of a user."""
+    scope = {"json": json}
+    within, user = Path(pytest_plugin.__file__).with_name("any.py"), Path("user.py").resolve()
+    exec(compile("def inner(call): call()", str(within), "exec"), scope)
+    exec(compile("def outer(): json.loads('{')", str(within if own else user), "exec"), scope)
+    with pytest.raises(ValueError) as caught:
+        scope["inner"](scope["outer"])
+    trace = pytest_plugin._of_the_user(caught.value.__traceback__.tb_next)  # without the frame of this test
+    told = {frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace)}
+    assert (str(within) in told, str(user) in told) == (own, not own) and json.decoder.__file__ in told
 
 
 def test_rate_and_seed_are_of_the_run(pytester, run):

@@ -1,5 +1,6 @@
 """What the third set calls broken is wrong, and what it calls healthy is right: exact but for what is said."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -29,6 +30,8 @@ from torch.distributions import Bernoulli as Law
 
 import estimator_lab as lab
 from estimator_lab.chain import Chain
+from estimator_lab.conformance import checks
+from estimator_lab.conformance.case import Case, Violation
 from estimator_lab.families import Bernoulli, Categorical, Normal
 from estimator_lab.noise import MonteCarlo
 from estimator_lab.sampler import GradientSampler
@@ -185,3 +188,12 @@ def test_what_looks_odd_is_right(estimator):
     for problem in [TWO_NORMALS if isinstance(estimator, MirroredGaussian) else TWO_BITS, *[TWO_LAYERS] * (not alone)]:
         truth = lab.exact_moments(problem, lab.estimators.Exact())
         assert distance(moments(problem, estimator), truth) < (0.01 if nodes == 60 else 1e-9)
+
+
+def test_what_happens_once_in_256_draws_is_no_silence():
+    case = Case(EightBitNoise(), (Bernoulli(),), 1e-6, 0, 2**13)
+    law = next(c for c in checks(EightBitNoise()) if c.name == "is silent where nothing varies")
+    for seed in range(8):
+        with pytest.raises(Violation, match="a gradient of"):
+            law.run(dataclasses.replace(case, seed=seed))
+    law.run(dataclasses.replace(case, subject=lab.estimators.Reinforce()))

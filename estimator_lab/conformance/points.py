@@ -56,8 +56,8 @@ class Point(Problem):
     "quadratic" (s - 0.35)^2 + 0.6 y_1 y_n, "smooth" cos(1.3 s + 0.4) + exp(s / 2) / 3, "kinked"
     |s - 0.2| + max(0, y_1 + y_n - 0.9) / 2, "constant" |v|^2. With several layers |theta_1|^2 / 10 is added, which
     counts directly. Later thetas are linear in the numbers of the layer before. Example i has the first theta times
-    ``inputs[i]``: with the inputs 1, 0.4 and 0 the units are unequal, saturated and symmetric at once, and do
-    not cancel in the gradient of a weight.
+    ``inputs[i]``: with the inputs 1, 0.4 and 0 the units are unequal and symmetric at once, and do not
+    cancel in the gradient of a weight.
 
     ``scale`` and ``level`` are no part of the repr, so that what is drawn does not depend on them.
     """

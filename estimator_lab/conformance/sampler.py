@@ -83,7 +83,7 @@ def is_unbiased(case: Case) -> None:
         truth_replicates=2 * case.draws,
     ).findings[0]
     if found.status == "violated":
-        raise Violation(found.words, found.replicates, found.causes)
+        raise Violation(found.words[0].lower() + found.words[1:], found.replicates, found.causes)
     if found.status == "inconclusive":
         raise Open(
             f"{found.words} {found.replicates} draws were made, of the {case.draws} that draws (--draws) allows."

@@ -13,6 +13,7 @@ from estimator_lab.conformance.walk import walk
 from estimator_lab.estimator import Downstream, Estimator
 from estimator_lab.families import Family
 from estimator_lab.noise import MonteCarlo, derive_seed, forked
+from estimator_lab.problem import Problem
 from estimator_lab.site import Site, SiteSpec
 
 Draws = dict[tuple[str, str], Tensor]
@@ -124,7 +125,7 @@ class Spy(Estimator):
         return repr(self.inner)
 
 
-def calls(case: Case, problem: Point, replicates: int) -> list[Call]:
+def calls(case: Case, problem: Problem, replicates: int) -> list[Call]:
     """What the estimator does at the sites of a problem."""
     spy = Spy(case.ready(problem))
     with forked(derive_seed("stream", "spy", case.seed)):
