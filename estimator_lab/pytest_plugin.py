@@ -449,11 +449,12 @@ def _own(options: Mapping[str, Any]) -> None:
 def _looks_like(estimator: "Estimator", problem: "Problem") -> str:
     """A line on what makes a claim fail; empty where nothing is known."""
     from estimator_lab.causes import looks_like
+    from estimator_lab.errors import in_a_line
 
     try:
         causes = looks_like(estimator, problem, seconds=SECONDS)
-    except Exception:  # of the user's code, on small problems that it was not written for; what failed was told
-        causes = ()
+    except Exception as error:  # of the user's code, on small problems that it was not written for
+        causes = (f"no cause could be examined: {in_a_line(error)}",)
     return f"\n  looks like: {'; or '.join(causes)}" if causes else ""
 
 

@@ -427,7 +427,7 @@ def test_every_door():
         assert any(o.check.startswith(name) for o in result.of("failed"))
     broken = lab.GradientSampler(lambda: coin_gradient(2.0), coin_truth(), "doubled", unbiased=True)
     with pytest.raises(
-        ConformanceError, match=r"looks like: .*gain.*\n  is unbiased: Claims to be unbiased and is not"
+        ConformanceError, match=r"looks like: .*gain.*\n  is unbiased: claims to be unbiased and is not"
     ):
         lab.check_estimator(broken)
     with pytest.raises(ConformanceError, match=r"fails 1 of 5 checks.*\n.*\n  can be repeated"):
